@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where results, files, messages and progress go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from akida_backend import document
+from akida_backend.document import Document
+from akida_backend.errors import InputError
+from akida_backend.graph import AnyArray
+
+
+def show(parsed: argparse.Namespace, shown: Document, data: dict[str, Any]) -> None:
+    """Print a result, and write it as JSON where that was asked for."""
+    as_json = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    if parsed.json == "-":
+        to_stdout(as_json)
+        return
+    if parsed.json is not None:
+        with replacing(Path(parsed.json)) as file:
+            file.write(as_json.encode())
+    if getattr(parsed, "format", "text") == "markdown":
+        to_stdout(document.markdown(shown))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        to_stdout(document.text(shown, width=width))
+
+
+def to_stdout(text: str) -> None:
+    """Print; a reader that closed the pipe early, as ``head`` does, is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whatever is still buffered goes nowhere when the interpreter flushes it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+
+
+def say(message: str) -> None:
+    """A message to the person at the terminal."""
+    sys.stderr.write(f"akida-backend: {message}\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name only once it is complete.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe or device such as /dev/null
+            with path.open("wb") as special:
+                yield special
+            return
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            try:
+                yield file  # type: ignore[misc]
+                file.close()
+                temporary.chmod(0o666 & ~_umask())  # temporary files are private
+                temporary.replace(path)
+            except BaseException:
+                file.close()
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_arrays(file: BinaryIO, arrays: Mapping[str, AnyArray]) -> None:
+    """A .npz of arrays by name; numpy's own function cannot write one named ``file``."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error while samples run; nothing where no one watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance

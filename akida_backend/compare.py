@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a device's results lie from the source model's, and what accuracy that costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akida_backend.calibration_data import Data, Samples, random_samples, read_samples
+from akida_backend.ceiling import unrounded_output
+from akida_backend.compiler import SUPPORTED_GENERATION
+from akida_backend.compiler import compile as compile_model
+from akida_backend.devices import devices
+from akida_backend.errors import InputError
+from akida_backend.execute import Execution, Executor, parts, run_source, sample_count
+from akida_backend.graph import AnyArray, Dequantize, Graph, Quantize, Reshape, Softmax, Tensor
+from akida_backend.loading import load
+from akida_backend.options import Options, unknown
+from akida_backend.plan import Plan
+from akida_backend.report import SCHEMA_VERSION, Json, model_json
+from akida_backend.runtime_host import host_name
+
+Reals = NDArray[np.float64]
+
+ALL_DEVICES: Final = "all"
+DECISIVE_STEPS: Final = 2
+_NO_METRICS: Final[Mapping[str, None]] = {
+    "accuracy": None,
+    "agreement_with_source": None,
+    "decisive_agreement": None,
+    "cosine": None,
+    "sqnr_db": None,
+    "max_abs_diff": None,
+    "identical": None,
+}
+
+
+def compare(
+    model: str | os.PathLike[str] | bytes | Graph | Plan,
+    data: Data | Samples | None = None,
+    *,
+    device: str = "akida2",
+    limit: int | None = None,
+    output: str | None = None,
+    per_layer: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **options: object,
+) -> Json:
+    """Run a model as it is and on the device, and compare.
+
+    Args:
+        model: Path, bytes, Graph or Plan (which has its own device and options).
+        data: .npz or .npy path, array, or arrays by name: the inputs by name or ``x``, and
+            perhaps class indices ``y``. None: seeded random samples, without accuracy.
+        device: Name of a device profile, or ``all``.
+        limit: Samples used at most, the first ones.
+        output: Name of the output that is compared; by default the first.
+        per_layer: Also compare every device tensor with the source tensor of its name.
+        progress: Called with the samples done and the samples in all.
+        options: Fields of `Options`.
+
+    Returns:
+        What ``compare --json`` prints; schemas/compare.json describes it.
+
+    Raises:
+        ImportModelError: The model cannot be read.
+        InputError: An unknown name, or data that does not fit.
+        FallbackError: `fallback` forbids what would stay on the host.
+    """
+    plans = _plans(model, device, options)
+    if per_layer and len(plans) != 1:
+        raise InputError("per_layer compares one device; name one instead of 'all'")
+    graph, chosen = plans[0].graph, plans[0].options
+    name = _output_name(graph, output)
+    samples, notes, random = _samples(graph, data, chosen, limit)
+    study = _Study(graph, plans, name, per_layer)
+    total = sample_count(graph, samples.feeds)
+    done = 0
+    for part in parts(graph, samples.feeds):
+        study.add(part)
+        done += sample_count(graph, part)
+        if progress is not None:
+            progress(done, total)
+    results = study.results(samples.labels, samples.origin)
+    if results[1]["cosine"] is None:
+        notes.append("no ceiling: the compared tensor is not written by a convolution or product")
+    report: Json = {
+        "schema_version": SCHEMA_VERSION,
+        "model": model_json(graph),
+        "device": device if len(plans) > 1 else plans[0].device.name,
+        "host": host_name(graph, chosen.host),
+        "data": {
+            "origin": samples.origin,
+            "random": random,
+            "labels": samples.labels is not None,
+        },
+        "samples": total,
+        "output": name,
+        "tensor": study.chain[-1],
+        "decisive_samples": study.decisive,
+        "results": results,
+    }
+    if per_layer:
+        report["layers"] = study.layers()
+    report["notes"] = notes
+    return report
+
+
+def _plans(
+    model: str | os.PathLike[str] | bytes | Graph | Plan,
+    device: str,
+    options: Mapping[str, object],
+) -> list[Plan]:
+    if isinstance(model, Plan):
+        if options:
+            raise InputError(
+                f"option '{next(iter(options))}' cannot change on a compiled plan; "
+                "give it to compile()"
+            )
+        return [model]
+    graph = model if isinstance(model, Graph) else load(model)
+    names = supported_devices() if device.casefold() == ALL_DEVICES else (device,)
+    return [compile_model(graph, device=name, **options) for name in names]
+
+
+def supported_devices() -> tuple[str, ...]:
+    """Names of the devices the compiler has programs for."""
+    return tuple(d.name for d in devices() if d.generation == SUPPORTED_GENERATION)
+
+
+def _output_name(graph: Graph, output: str | None) -> str:
+    if output is None:
+        return graph.outputs[0]
+    if output not in graph.outputs:
+        raise InputError(unknown("output", output, graph.outputs))
+    return output
+
+
+def _samples(
+    graph: Graph, data: Data | Samples | None, options: Options, limit: int | None
+) -> tuple[Samples, list[str], bool]:
+    """What to evaluate on, what must be said about it, and whether it is random."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit needs a number of at least 1, got {limit}")
+    if data is None:
+        samples = random_samples(graph)
+        notes = ["random inputs: figures on real data differ, and there is no accuracy"]
+        return samples.part(0, _rows(graph, limit)), notes, True
+    samples = read_samples(graph, data)
+    notes = []
+    if _same_data(data, options.calibration):
+        total, used = samples.count, options.calibration_limit
+        samples = samples.part(used, None)
+        if not samples.count:
+            raise InputError(
+                f"{samples.origin}: all {total} samples are used for calibration\n"
+                "  lower calibration_limit or give other data"
+            )
+        notes.append(f"the first {used} samples were used for calibration and are left out")
+    return samples.part(0, _rows(graph, limit)), notes, False
+
+
+def _rows(graph: Graph, limit: int | None) -> int | None:
+    """A limit in whole executions of the graph."""
+    if limit is None or graph.batch is None:
+        return limit
+    return max(1, limit // graph.batch) * graph.batch
+
+
+def _same_data(data: object, calibration: object) -> bool:
+    if data is calibration:
+        return True
+    if not isinstance(data, str | os.PathLike) or not isinstance(calibration, str | os.PathLike):
+        return False
+    first, second = Path(data), Path(calibration)
+    return first.exists() and second.exists() and first.samefile(second)
+
+
+def score_chain(graph: Graph, output: str) -> tuple[str, ...]:
+    """Tensors from an output back to the scores that a trailing softmax would hide.
+
+    Softmax, reshaping and re-coding are walked through; the last name is the tensor whose
+    producer does something else.
+    """
+    chain = [output]
+    while True:
+        match graph.producers.get(chain[-1]):
+            case Softmax(input=name) | Reshape(input=name):
+                chain.append(name)
+            case Quantize(input=name) | Dequantize(input=name):
+                chain.append(name)
+            case _:
+                return tuple(chain)
+
+
+def _finite(value: float) -> float | None:
+    """A figure JSON can hold; float models may give infinities."""
+    return float(value) if np.isfinite(value) else None
+
+
+@dataclass(slots=True)
+class _Difference:
+    """Sums over all samples of one tensor against its source."""
+
+    signal: float = 0.0
+    own: float = 0.0
+    product: float = 0.0
+    noise: float = 0.0
+    largest: float = 0.0
+
+    def add(self, source: Reals, other: Reals) -> None:
+        error = other - source
+        self.signal += float(np.vdot(source, source))
+        self.own += float(np.vdot(other, other))
+        self.product += float(np.vdot(source, other))
+        self.noise += float(np.vdot(error, error))
+        self.largest = max(self.largest, float(np.abs(error).max(initial=0.0)))
+
+    @property
+    def sqnr_db(self) -> float | None:
+        if self.noise == 0.0 or self.signal == 0.0:
+            return None
+        return _finite(10.0 * np.log10(self.signal / self.noise))
+
+    @property
+    def cosine(self) -> float | None:
+        length = np.sqrt(self.signal) * np.sqrt(self.own)
+        return _finite(min(1.0, max(-1.0, self.product / length))) if length else None
+
+
+@dataclass(slots=True)
+class _Row:
+    """One line of the results: real values of the scores and of the output, part by part."""
+
+    name: str
+    emulation: str
+    scores: list[Reals] = field(default_factory=list)
+    outputs: list[Reals] = field(default_factory=list)
+
+
+class _Study:
+    """Everything that is collected while the samples run."""
+
+    def __init__(self, graph: Graph, plans: Sequence[Plan], output: str, per_layer: bool) -> None:
+        self.graph = graph
+        self.output = output
+        walked = score_chain(graph, output)
+        behind_softmax = [
+            i for i, name in enumerate(walked) if isinstance(graph.producers.get(name), Softmax)
+        ]
+        # What a softmax gives stands for other numbers than what goes into it.
+        self.chain = walked[behind_softmax[-1] + 1 :] if behind_softmax else walked
+        self.decisive: int | None = None
+        self._plans = plans
+        self._executors = [Executor(plan) for plan in plans]
+        self._source = _Row("source", "source")
+        self._ceiling = _Row("ceiling", "source")
+        self._rows = [_Row(plan.device.name, plan.options.emulation) for plan in plans]
+        self._layers = {
+            layer.output: _Difference()
+            for plan in plans
+            for program in plan.programs
+            for layer in program.layers
+            if per_layer
+            and layer.output in graph.tensors
+            and self._executors[0].emulation == "device"
+        }
+
+    def add(self, part: Mapping[str, AnyArray]) -> None:
+        scores = self.chain[-1]
+        producer = self.graph.producers.get(scores)
+        needed = {scores, *self._layers, *(self.graph.activations_of(producer) if producer else ())}
+        source = run_source(self.graph, part, tensors=needed)
+        self._source.scores.append(self._by_sample(scores, source[scores]))
+        self._source.outputs.append(self._by_sample(self.output, source[self.output]))
+        ceiling = unrounded_output(producer, self.graph, source) if producer else None
+        if ceiling is not None:
+            self._ceiling.scores.append(ceiling.reshape(self._source.scores[-1].shape))
+        for plan, executor, row in zip(self._plans, self._executors, self._rows, strict=True):
+            ports = {p.output.tensor: p.output.device for p in plan.programs}
+            port = next((ports[name] for name in reversed(self.chain) if name in ports), None)
+            wanted = {*self._layers, *([port] if port is not None else [])}
+            execution = executor.run(part, tensors=self.chain, device_tensors=wanted)
+            row.scores.append(self._device_scores(execution, port))
+            row.outputs.append(self._by_sample(self.output, execution.values[self.output]))
+            for name, difference in self._layers.items():
+                real = execution.reals[name]
+                original = _reals(self.graph.tensors[name], source[name])
+                difference.add(original.reshape(len(real), -1), real.reshape(len(real), -1))
+
+    def _device_scores(self, execution: Execution, port: str | None) -> Reals:
+        """The scores as they leave the device, or as the host computed them."""
+        shape = self._source.scores[-1].shape
+        if port is not None and port in execution.reals:
+            return execution.reals[port].reshape(shape)
+        name = next(name for name in reversed(self.chain) if name in execution.values)
+        return self._by_sample(name, execution.values[name]).reshape(shape)
+
+    def _by_sample(self, name: str, stored: AnyArray) -> Reals:
+        real = _reals(self.graph.tensors[name], stored)
+        batch = self.graph.batch
+        if batch is None or (real.ndim and len(real) == batch):
+            return real.reshape(len(real), -1)
+        return real.reshape(1, -1)
+
+    def results(self, labels: NDArray[np.int64] | None, origin: str) -> list[Json]:
+        source = np.concatenate(self._source.scores)
+        outputs = np.concatenate(self._source.outputs)
+        scores_judge = _Judge.of(self.graph, self.chain[-1], source, labels, origin)
+        output_judge = _Judge.of(self.graph, self.output, outputs, labels, origin)
+        self.decisive = None if scores_judge.decisive is None else int(scores_judge.decisive.sum())
+        rows: list[Json] = []
+        for row in (self._source, self._ceiling, *self._rows):
+            rows.append(
+                {
+                    "name": row.name,
+                    "emulation": row.emulation,
+                    **(
+                        scores_judge.metrics(np.concatenate(row.scores))
+                        if row.scores
+                        else _NO_METRICS
+                    ),
+                    "output": output_judge.metrics(np.concatenate(row.outputs))
+                    if row.outputs
+                    else dict(_NO_METRICS),
+                }
+            )
+        return rows
+
+    def layers(self) -> list[Json]:
+        return [
+            {
+                "name": name,
+                "sqnr_db": difference.sqnr_db,
+                "max_abs_diff": _finite(difference.largest),
+            }
+            for name, difference in self._layers.items()
+        ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judge:
+    """The source's values of one tensor, against which rows are judged.
+
+    Attributes:
+        source: Real values, (samples, values).
+        labels: Class per sample, if values are class scores and labels are known.
+        is_scores: Whether the values are one score per class.
+        decisive: Samples whose two largest scores lie far enough apart.
+    """
+
+    source: Reals
+    labels: NDArray[np.int64] | None
+    is_scores: bool
+    decisive: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(
+        cls, graph: Graph, name: str, source: Reals, labels: NDArray[np.int64] | None, origin: str
+    ) -> _Judge:
+        tensor = graph.tensors[name]
+        if not _are_scores(graph, tensor):
+            return cls(source, None, is_scores=False, decisive=None)
+        _, classes = source.shape
+        if labels is not None and not (
+            len(labels) == len(source) and labels.min() >= 0 and labels.max() < classes
+        ):
+            raise InputError(
+                f"{origin}: labels 'y' do not fit output '{name}'\n"
+                f"  expected {len(source)} class indices 0..{classes - 1}; "
+                f"found {len(labels)}, {labels.min()}..{labels.max()}"
+            )
+        decisive = None
+        if tensor.is_quantized and tensor.quantization is not None:
+            step = tensor.quantization.single_scale
+            second, first = np.partition(source, -2, axis=1)[:, -2:].T
+            # Half a step of slack: margins are whole steps but for float rounding.
+            decisive = (first - second) / step > DECISIVE_STEPS - 0.5
+        return cls(source, labels, is_scores=True, decisive=decisive)
+
+    def metrics(self, values: Reals) -> dict[str, Any]:
+        difference = _Difference()
+        difference.add(self.source, values)
+        accuracy = agreement = decisive = None
+        if self.is_scores:
+            chosen = values.argmax(axis=1)  # the first of equal ones
+            same = chosen == self.source.argmax(axis=1)
+            agreement = float(same.mean())
+            if self.decisive is not None and self.decisive.any():
+                decisive = float(same[self.decisive].mean())
+            if self.labels is not None:
+                accuracy = float((chosen == self.labels).mean())
+        return {
+            "accuracy": accuracy,
+            "agreement_with_source": agreement,
+            "decisive_agreement": decisive,
+            "cosine": difference.cosine,
+            "sqnr_db": difference.sqnr_db,
+            "max_abs_diff": _finite(difference.largest),
+            "identical": difference.noise == 0.0,
+        }
+
+
+def _are_scores(graph: Graph, tensor: Tensor) -> bool:
+    """One number per class: a vector per sample that is not the input given back."""
+    lengths = [length for length in tensor.shape[1:] if length != 1]
+    if len(lengths) != 1 or not (tensor.is_quantized or tensor.dtype.is_float):
+        return False
+    inputs = {graph.tensors[name].values_per_sample for name in graph.inputs}
+    rebuilt = graph.batch is None and tensor.values_per_sample in inputs
+    return not rebuilt and (graph.batch is None or tensor.shape[0] == graph.batch)
+
+
+def _reals(tensor: Tensor, stored: AnyArray) -> Reals:
+    if not tensor.is_quantized or tensor.quantization is None:
+        return stored.astype(np.float64)
+    scales = tensor.quantization
+    return (stored.astype(np.float64) - scales.single_zero_point) * scales.single_scale
+
+
+def device_rows(report: Json) -> Iterator[Json]:
+    """The rows of devices, without source and ceiling."""
+    yield from report["results"][2:]

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of an installation: versions, runtimes, and what each missing one costs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+from typing import Final
+
+import akida_backend
+from akida_backend.document import Document, Heading, Items, Lines, Table
+from akida_backend.report import SCHEMA_VERSION, Json
+from akida_backend.runtime_host import installed_runtime, works_with_numpy
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A distribution this package uses.
+
+    Attributes:
+        name: Of the distribution.
+        module: What is imported.
+        cost: What does not work without it.
+        needed: Whether nothing works without it.
+    """
+
+    name: str
+    module: str
+    cost: str
+    needed: bool = False
+
+
+PACKAGES: Final = (
+    Package("numpy", "numpy", "nothing runs", needed=True),
+    Package("flatbuffers", "flatbuffers", "TFLite models cannot be read", needed=True),
+    Package("tflite", "tflite", "TFLite models cannot be read", needed=True),
+    Package("onnx", "onnx", "ONNX models cannot be read", needed=True),
+    Package("rich", "rich", "no tables and progress bars", needed=True),
+    Package(
+        "ai-edge-litert",
+        "ai_edge_litert",
+        "opaque operators cannot be executed, and host='runtime' is not available",
+    ),
+    Package(
+        "tflite-runtime",
+        "tflite_runtime",
+        "nothing where ai-edge-litert is installed; otherwise as without ai-edge-litert",
+    ),
+    Package("onnxruntime", "onnxruntime", "nothing in this version"),
+    Package(
+        "ai-edge-quantizer",
+        "ai_edge_quantizer",
+        "`python -m akida_backend.quantize` cannot make INT8 models of float ones",
+    ),
+)
+
+
+def diagnose() -> Json:
+    """What ``doctor --json`` prints; described by schemas/doctor.json."""
+    packages = []
+    problems = []
+    for package in PACKAGES:
+        version = installed_version(package)
+        packages.append(
+            {
+                "name": package.name,
+                "version": version,
+                "required": package.needed,
+                "without_it": package.cost,
+            }
+        )
+        if version is None and package.needed:
+            problems.append(f"{package.name} is missing: {package.cost}")
+        if version is not None and not works_with_numpy(package.module):
+            problems.append(f"{package.name} {version} needs numpy below 2: pip install 'numpy<2'")
+    runtime = installed_runtime()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "akida_backend": akida_backend.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "packages": packages,
+        "simulator": "numpy reference, int64",
+        "host_runtime": None if runtime is None else str(runtime),
+        "problems": problems,
+    }
+
+
+def installed_version(package: Package) -> str | None:
+    """Version of an installed package; it is not imported."""
+    if importlib.util.find_spec(package.module) is None:
+        return None
+    try:
+        return importlib.metadata.version(package.name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown version"
+
+
+def diagnosis_document(diagnosis: Json) -> Document:
+    """The diagnosis for people."""
+    rows = tuple(
+        (
+            package["name"],
+            package["version"] or "missing",
+            "" if package["version"] else f"without it: {package['without_it']}",
+        )
+        for package in diagnosis["packages"]
+    )
+    problems = diagnosis["problems"]
+    return [
+        Lines(
+            (
+                f"akida-backend {diagnosis['akida_backend']}, Python {diagnosis['python']}, "
+                f"{diagnosis['platform']}, {diagnosis['processors']} processors",
+                f"Simulator: {diagnosis['simulator']}.",
+                f"Host operators: reference arithmetic; runtime: "
+                f"{diagnosis['host_runtime'] or 'none installed'}.",
+            )
+        ),
+        Table((("package", "left"), ("version", "left"), ("", "fold")), rows),
+        Heading("Problems" if problems else "No problems found."),
+        Items(tuple((problem, ()) for problem in problems)),
+    ]

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one schema of compile and run options: Python, command line, provider and delegate."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akida_backend.errors import InputError
+
+Fallback = Literal["allow", "warn", "error", "strict"]
+Emulation = Literal["device", "source"]
+Host = Literal["reference", "runtime"]
+Calibration = (
+    str | os.PathLike[str] | NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Options:
+    """How to compile and run. Unknown names and values are refused by `Options.parse`.
+
+    Attributes:
+        device: Name of a device profile.
+        emulation: ``device``: Akida integer arithmetic. ``source``: device segments executed
+            as the source operations they stand for.
+        host: Who runs host segments: reference arithmetic, or an installed runtime.
+        fallback: ``allow``; ``warn``: one line when work stays on the host; ``error``: refuse
+            then; ``strict``: refuse also for boundary operations.
+        allow: Only these run on the device: ``type:CONV_2D``, ``name:conv_1``. Empty: all.
+        deny: These never run on the device, same form.
+        max_partitions: Largest number of device segments, 0 for any.
+        min_partition_macs: Segments with fewer MACs go to the host.
+        calibration: Inputs to choose scales from: .npz or .npy path, array, or arrays by name.
+        calibration_limit: Samples of it that are used, the first ones.
+        allow_uncalibrated: Compile even where calibration is known to be needed.
+        strict_converter: Also obey rules that only the vendor's converter states.
+        strict_hardware: Rely on nothing undocumented, such as the activation of Add.
+    """
+
+    device: str = "akida2"
+    emulation: Emulation = "device"
+    host: Host = "reference"
+    fallback: Fallback = "allow"
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    max_partitions: int = 0
+    min_partition_macs: int = 0
+    calibration: Calibration = None
+    calibration_limit: int = 64
+    allow_uncalibrated: bool = False
+    strict_converter: bool = False
+    strict_hardware: bool = False
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object]) -> Options:
+        """Build options from names and values, which may be strings as plug-ins pass them.
+
+        Raises:
+            InputError: An unknown name (the nearest one and the list are named), or a value of
+                the wrong type or range.
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for name in given:
+            if name not in known:
+                raise InputError(unknown("option", name, tuple(known)))
+        return cls(**{name: _value(name, value) for name, value in given.items()})  # type: ignore[arg-type]
+
+
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "emulation": get_args(Emulation),
+    "host": get_args(Host),
+    "fallback": get_args(Fallback),
+}
+_NUMBERS: Final = ("max_partitions", "min_partition_macs", "calibration_limit")
+_FLAGS: Final = ("allow_uncalibrated", "strict_converter", "strict_hardware")
+_LISTS: Final = ("allow", "deny")
+
+
+def unknown(kind: str, name: str, known: tuple[str, ...]) -> str:
+    """Text for a name that is not known: the nearest one and all of them."""
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{name}'{hint}\n  known: {', '.join(known)}"
+
+
+def _value(name: str, value: object) -> object:
+    if name in _CHOICES:
+        if value not in _CHOICES[name]:
+            raise InputError(unknown(f"value of option '{name}'", str(value), _CHOICES[name]))
+        return value
+    if name in _NUMBERS:
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = -1
+        if number < 0 or isinstance(value, bool):
+            raise InputError(f"option '{name}' needs a whole number of at least 0, got {value!r}")
+        return number
+    if name in _FLAGS:
+        text = str(value).lower()
+        if text not in ("true", "false", "1", "0"):
+            raise InputError(f"option '{name}' needs true or false, got {value!r}")
+        return text in ("true", "1")
+    if name in _LISTS:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (tuple, list)):
+            raise InputError(
+                f"option '{name}' needs a list of type:... and name:..., got {value!r}"
+            )
+        entries = tuple(str(part).strip() for part in parts if str(part).strip())
+        for entry in entries:
+            if not entry.startswith(("type:", "name:")):
+                raise InputError(
+                    f"option '{name}' needs entries of the form type:CONV_2D or name:conv_1, "
+                    f"got '{entry}'"
+                )
+        return entries
+    return value

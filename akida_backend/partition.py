@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut candidates into convex segments with one input and one output tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from akida_backend.candidate import Alias, Candidates
+from akida_backend.constraints import LayerType, Violation, graph_violation
+from akida_backend.devices import Device
+from akida_backend.graph import Graph
+from akida_backend.ops import SPEC_OF
+from akida_backend.placement import key
+
+FOLLOWER_RULES: Final = {
+    LayerType.CONV2D: "V2-CONV-MAXPOOL-NEXT",
+    LayerType.DEPTHWISE_CONV2D: "V2-DWCONV-MAXPOOL-NEXT",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Candidates of one device segment in topological order."""
+
+    input: str
+    output: str
+    candidates: tuple[Candidates, ...]
+
+    def macs(self, graph: Graph) -> int:
+        return sum(candidate_macs(graph, c) for c in self.candidates)
+
+
+def candidate_macs(graph: Graph, candidate: Candidates) -> int:
+    """MACs per sample the device executes for a candidate."""
+    return sum(SPEC_OF[type(op)].macs(op, graph) for op in candidate.operations)
+
+
+def partition(
+    graph: Graph, candidates: Sequence[Candidates], device: Device
+) -> tuple[tuple[Region, ...], Mapping[int, tuple[Violation, ...]]]:
+    """Segments, and the violations of candidates that fit into none (by position).
+
+    Every segment reads one tensor and is needed outside through one tensor. From each tensor, in
+    topological order, the largest such part of what it determines alone is taken.
+    """
+    left = list(range(len(candidates)))
+    regions: list[Region] = []
+    for start in dict.fromkeys(name for c in candidates for name in c.inputs):
+        while (chosen := _best_region(graph, candidates, left, start)) is not None:
+            members, output = chosen
+            regions.append(Region(start, output, tuple(candidates[i] for i in members)))
+            left = [i for i in left if i not in members]
+    reasons = {i: _homeless(graph, candidates[i], device, regions) for i in left}
+    return tuple(regions), reasons
+
+
+def _best_region(
+    graph: Graph, candidates: Sequence[Candidates], left: Sequence[int], start: str
+) -> tuple[list[int], str] | None:
+    """Positions and output of the heaviest valid region that reads `start` only."""
+    region: list[int] = []
+    made: dict[str, int] = {}
+    for i in left:
+        candidate = candidates[i]
+        if all(name == start or name in made for name in candidate.inputs) and _may_stand(
+            candidate, start
+        ):
+            region.append(i)
+            made[candidate.output] = i
+    best: tuple[int, int, list[int], str] | None = None
+    for output in made:
+        members = _ancestors(candidates, made, output)
+        if not _closed(graph, candidates, members, output):
+            continue
+        macs = sum(candidate_macs(graph, candidates[i]) for i in members)
+        if macs > 0 and (best is None or (macs, len(members)) > best[:2]):
+            best = (macs, len(members), members, output)
+    return None if best is None else (best[2], best[3])
+
+
+def _may_stand(candidate: Candidates, start: str) -> bool:
+    """The input layer stands at the beginning and reads the segment's input alone."""
+    if isinstance(candidate, Alias) or candidate.layer is not LayerType.INPUT_CONV2D:
+        return True
+    return candidate.inputs == (start,)
+
+
+def _ancestors(candidates: Sequence[Candidates], made: Mapping[str, int], output: str) -> list[int]:
+    needed: set[int] = set()
+    pending = [output]
+    while pending:
+        position = made.get(pending.pop())
+        if position is not None and position not in needed:
+            needed.add(position)
+            pending.extend(candidates[position].inputs)
+    return sorted(needed)
+
+
+def _closed(
+    graph: Graph, candidates: Sequence[Candidates], members: Sequence[int], output: str
+) -> bool:
+    """Whether nothing but `output` is needed outside the members, and pools are followed."""
+    inside = {key(op) for i in members for op in candidates[i].operations}
+    for i in members:
+        for op in candidates[i].operations:
+            for name in op.outputs:
+                if name == output:
+                    continue
+                if name in graph.outputs:
+                    return False
+                if any(key(reader) not in inside for reader in graph.consumers[name]):
+                    return False
+    return all(pool_rule(candidates[i]) is None for i in members if candidates[i].output == output)
+
+
+def _homeless(
+    graph: Graph, candidate: Candidates, device: Device, regions: Sequence[Region]
+) -> tuple[Violation, ...]:
+    if isinstance(candidate, Alias):
+        found = "stands next to no layer"
+        return (graph_violation("SEGMENT-EMPTY", found, device),)
+    if len(candidate.inputs) > 1:
+        inside = {c.output: n for n, r in enumerate(regions) for c in r.candidates}
+        origins = [
+            f"'{name}' comes from " + (f"segment {inside[name]}" if name in inside else "the host")
+            for name in dict.fromkeys(candidate.inputs)
+        ]
+        return (graph_violation("V2-GRAPH-BRANCHES", ", ".join(origins), device),)
+    if candidate_macs(graph, candidate) == 0:
+        return (graph_violation("SEGMENT-EMPTY", "no multiply-accumulate in reach", device),)
+    rule = pool_rule(candidate)
+    if rule is not None:
+        found = "no Conv2D or DepthwiseConv2D follows in the segment"
+        return (graph_violation(rule, found, device),)
+    return (graph_violation("V2-GRAPH-IO", "needs more than one input or output", device),)
+
+
+def pool_rule(candidate: Candidates) -> str | None:
+    """The rule on what follows a layer that ends in max pooling; None where there is none."""
+    if isinstance(candidate, Alias) or candidate.pool is None:
+        return None
+    return FOLLOWER_RULES.get(candidate.layer)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which operations could become which layers: matching, fusing, constraints, all reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from akida_backend.candidate import Candidate, Candidates, PlacementContext, Refused
+from akida_backend.constraints import Violation, graph_violation, violations
+from akida_backend.devices import Device
+from akida_backend.graph import DType, Graph, Node, Opaque, Operation
+from akida_backend.ops import SPEC_OF
+from akida_backend.options import Options
+
+EIGHT_BIT = (DType.INT8, DType.UINT8, DType.INT4, DType.UINT4)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Result of one matching round.
+
+    Attributes:
+        candidates: In topological order; every operation is in at most one.
+        reasons: Violations of every operation that is in none, by the name of its first output.
+    """
+
+    candidates: tuple[Candidates, ...]
+    reasons: Mapping[str, tuple[Violation, ...]]
+
+
+def key(op: Node) -> str:
+    """What identifies an operation of a legalised graph: its first output, if it has any."""
+    return op.outputs[0] if op.outputs else str(op.location)
+
+
+def place(graph: Graph, device: Device, options: Options, refused: Refused) -> Placement:
+    """Match operations to layers, greedily along the graph.
+
+    Args:
+        graph: Legalised graph.
+        device: Target, whose constraints decide.
+        options: Policy; deny lists arrive through `refused`.
+        refused: Reasons of earlier rounds, by index of the source operator.
+    """
+    context = PlacementContext(graph, device, options)
+    found: list[Candidates] = []
+    reasons: dict[str, tuple[Violation, ...]] = {}
+    covered: set[str] = set()
+    for op in graph.operations:
+        if key(op) in covered:
+            continue
+        match = _start(op, context, refused)
+        if isinstance(match, tuple):
+            # Why it could not join the layer in front says more than that it starts none.
+            reasons.setdefault(key(op), match)
+            continue
+        if isinstance(match, Candidate):
+            match, refusals = _absorb(match, context, refused)
+            reasons.update(refusals)
+        found.append(match)
+        covered.update(key(member) for member in match.operations)
+        context = replace(context, on_device=context.on_device | {match.output, *_outputs(match)})
+    return Placement(tuple(found), {k: v for k, v in reasons.items() if k not in covered})
+
+
+def _outputs(match: Candidates) -> list[str]:
+    return [name for op in match.operations for name in op.outputs]
+
+
+def refusals_of(op: Operation, refused: Refused) -> tuple[Violation, ...]:
+    return tuple(v for index in op.sources for v in refused.get(index, ()))
+
+
+def _start(
+    op: Operation, context: PlacementContext, refused: Refused
+) -> Candidates | tuple[Violation, ...]:
+    earlier = refusals_of(op, refused)
+    if earlier:
+        return earlier
+    return started(op, context)
+
+
+def started(op: Operation, context: PlacementContext) -> Candidates | tuple[Violation, ...]:
+    """The layer an operation starts, or all that forbids it."""
+    general = general_violations(op, context)
+    if general:
+        return general
+    match = SPEC_OF[type(op)].candidate(op, context)
+    if isinstance(match, Candidate):
+        broken = violations(match.facts, context.device, strict=context.options.strict_converter)
+        return broken or match
+    return match
+
+
+def _absorb(
+    candidate: Candidate, context: PlacementContext, refused: Refused
+) -> tuple[Candidate, dict[str, tuple[Violation, ...]]]:
+    """Let following operations join while constraints hold."""
+    reasons: dict[str, tuple[Violation, ...]] = {}
+    while True:
+        grown = None
+        for op in context.graph.consumers[candidate.output]:
+            if refusals_of(op, refused) or general_violations(op, context):
+                continue
+            match = SPEC_OF[type(op)].absorb(op, candidate, context)
+            if isinstance(match, Candidate):
+                strict = context.options.strict_converter
+                broken = violations(match.facts, context.device, strict=strict)
+                if not broken:
+                    grown = match
+                    break
+                reasons[key(op)] = broken
+            elif isinstance(match, tuple):
+                reasons[key(op)] = match
+        if grown is None:
+            return candidate, reasons
+        candidate = grown
+
+
+def general_violations(op: Operation, context: PlacementContext) -> tuple[Violation, ...]:
+    """What holds for every operation: meaning, 8-bit quantized activations, one batch axis."""
+    device, graph = context.device, context.graph
+    if isinstance(op, Opaque):
+        return (graph_violation("OP-OPAQUE", op.reason, device),)
+    names = [*graph.activations_of(op), *op.outputs]
+    tensors = [graph.tensors[name] for name in names]
+    if any(t.dtype.is_float for t in tensors):
+        float_names = [t.name for t in tensors if t.dtype.is_float]
+        return (graph_violation("GRAPH-NOT-QUANTIZED", f"'{float_names[0]}' is float", device),)
+    for tensor in tensors:
+        if tensor.dtype not in EIGHT_BIT:
+            found = f"'{tensor.name}' is {tensor.dtype.value}"
+            return (graph_violation("GRAPH-DTYPE", found, device),)
+        if tensor.quantization is None:
+            found = f"'{tensor.name}' has no scale"
+            return (graph_violation("GRAPH-NO-QUANTIZATION", found, device),)
+        if not tensor.quantization.is_per_tensor:
+            found = f"'{tensor.name}' has one scale per channel"
+            return (graph_violation("GRAPH-DTYPE", found, device),)
+        if graph.batch is not None and tensor.shape[:1] != (graph.batch,):
+            found = f"'{tensor.name}' has shape {tensor.shape}, the batch is {graph.batch}"
+            return (graph_violation("GRAPH-BATCH", found, device),)
+    return ()

@@ -1,0 +1,670 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a Program well-formed, and the proof that no buffer of the device overflows.
+
+Limits of one device (kernel sides, map sizes, which layer may pool) are the constraints' affair;
+here is what every reader of a Program relies on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akida_backend.akida_arithmetic import (
+    TABLE_LIMITS,
+    Integers,
+    Limits,
+    activate,
+    code_limits,
+    left_shifted,
+    output_rescale,
+    rescale,
+)
+from akida_backend.errors import ProgramError
+from akida_backend.graph import DType, Shape, Size2D
+from akida_backend.program import (
+    POST_OP_BITS,
+    Add,
+    Bias,
+    Code,
+    Concatenate,
+    Conv2D,
+    Conv2DTranspose,
+    ConvolutionLayer,
+    Dense1D,
+    DepthwiseConv2D,
+    DepthwiseConv2DTranspose,
+    DeviceTensor,
+    InputConv2D,
+    InputPort,
+    LookUpTable,
+    MaxPool,
+    NoActivation,
+    OutputPort,
+    Padding,
+    Program,
+    ProgramLayer,
+    ReLU,
+    Rescale,
+)
+
+MapShape = tuple[int, int, int]  # height, width, channels
+
+MAX_SIDE: Final = 2**16 - 1
+MAX_VALUES: Final = 2**28  # of one tensor, so that offsets fit 32 bits
+MAX_SHIFT: Final = 31  # of a bias, a ReLU bound or an operand
+TRANSPOSE_KERNELS: Final = (3, 4)
+
+
+# Sizes
+
+
+def pool_of(layer: ConvolutionLayer) -> MaxPool | None:
+    """Max pooling of the accumulators, where the layer has it."""
+    return layer.pool if isinstance(layer, InputConv2D | Conv2D | DepthwiseConv2D) else None
+
+
+def has_global_average(layer: ConvolutionLayer) -> bool:
+    return isinstance(layer, Conv2D | DepthwiseConv2D) and layer.global_average
+
+
+def window_count(size: Size2D, kernel: Size2D, stride: Size2D, padding: Padding) -> Size2D:
+    """Windows per axis: Same gives ``ceil(n / stride)``, Valid those wholly inside."""
+    if padding is Padding.SAME:
+        return Size2D(-(-size.height // stride.height), -(-size.width // stride.width))
+    return Size2D(
+        (size.height - kernel.height) // stride.height + 1,
+        (size.width - kernel.width) // stride.width + 1,
+    )
+
+
+def accumulator_size(layer: ConvolutionLayer, input_shape: MapShape) -> MapShape:
+    """(height, width, filters) of the accumulators before any pooling."""
+    height, width, channels = input_shape
+    size = Size2D(height, width)
+    match layer:
+        case InputConv2D() | Conv2D():
+            filters, *kernel, _ = layer.weights.shape
+            padding = layer.padding if isinstance(layer, InputConv2D) else Padding.SAME
+            size = window_count(size, Size2D(*kernel), layer.stride, padding)
+            return size.height, size.width, filters
+        case DepthwiseConv2D():
+            _, *kernel, _ = layer.weights.shape
+            size = window_count(size, Size2D(*kernel), layer.stride, Padding.SAME)
+            return size.height, size.width, channels
+        case Conv2DTranspose():
+            filters, *_ = layer.weights.shape
+            return 2 * height, 2 * width, filters
+        case DepthwiseConv2DTranspose():
+            return 2 * height, 2 * width, channels
+        case Dense1D():
+            filters, _ = layer.weights.shape
+            return 1, 1, filters
+
+
+def output_size(layer: ProgramLayer, *input_shapes: MapShape) -> MapShape:
+    """(height, width, channels) a layer writes for inputs of the given shapes.
+
+    A Valid window larger than its map gives sides below 1.
+    """
+    height, width, channels = input_shapes[0]
+    match layer:
+        case Add():
+            return height, width, channels
+        case Concatenate():
+            return height, width, sum(depth for _, _, depth in input_shapes)
+        case _:
+            height, width, filters = accumulator_size(layer, input_shapes[0])
+            pool = pool_of(layer)
+            if pool is not None:
+                size = window_count(Size2D(height, width), pool.size, pool.stride, pool.padding)
+                height, width = size.height, size.width
+            return (1, 1, filters) if has_global_average(layer) else (height, width, filters)
+
+
+# Proof
+
+
+def worst_case_accumulator(layer: ConvolutionLayer | Add, *input_limits: Limits) -> Integers:
+    """Bound of ``|accumulator|`` per filter, whatever the order of summation.
+
+    ``sum(|w| * (max|x| << input_shift)) + |bias|``; one value for Add.
+
+    Args:
+        layer: Its weights, bias and operand shifts are read, nothing behind them.
+        input_limits: Smallest and largest input value, per operand.
+    """
+    peaks = [max(-low, high) for low, high in input_limits]
+    if isinstance(layer, Add):
+        a_peak, b_peak = peaks
+        return np.array([(a_peak << layer.a_shift) + (b_peak << layer.b_shift)], np.int64)
+    magnitude = np.abs(layer.weights.astype(np.int64))
+    if isinstance(layer, Conv2D | Dense1D) and layer.input_shift is not None:
+        magnitude = left_shifted(magnitude, layer.input_shift)
+    if isinstance(layer, DepthwiseConv2D | DepthwiseConv2DTranspose):
+        magnitude = np.moveaxis(magnitude, -1, 0)  # 1HWC: filters first
+    filters, *_ = magnitude.shape
+    sums: Integers = magnitude.reshape(filters, -1).sum(axis=1)
+    return sums * peaks[0] + np.abs(layer.bias.effective)
+
+
+def _final_values(
+    layer: ConvolutionLayer | Add, worst: Integers, input_shape: MapShape
+) -> tuple[Integers, Integers]:
+    """Bounds per filter, below and above, of the values in front of the output rescale."""
+    match layer.activation:
+        case LookUpTable(table=table):
+            low, high = np.full_like(worst, table.min()), np.full_like(worst, table.max())
+        case activation:
+            low, high = activate(-worst, activation), activate(worst, activation)
+    if not isinstance(layer, Add) and has_global_average(layer):
+        height, width, _ = accumulator_size(layer, input_shape)
+        low, high = low * (height * width), high * (height * width)
+    return low, high
+
+
+def output_limits(layer: ProgramLayer, input_shape: MapShape, *input_limits: Limits) -> Limits:
+    """Smallest and largest code a layer can give for inputs within `input_limits`.
+
+    A ReLU's output starts at 0, for one, so its reader may count on 127 rather than 128.
+    """
+    if isinstance(layer, Concatenate):
+        lows, highs = zip(*input_limits, strict=True)
+        return min(lows), max(highs)
+    worst = worst_case_accumulator(layer, *input_limits)
+    low, high = _final_values(layer, worst, input_shape)
+    if layer.output_bits != 32:
+        codes = code_limits(layer.output_bits)
+        low = rescale(low, output_rescale(layer), codes)
+        high = rescale(high, output_rescale(layer), codes)
+    return int(low.min()), int(high.max())
+
+
+def overflow(
+    layer: ConvolutionLayer | Add, input_shape: MapShape, *input_limits: Limits
+) -> str | None:
+    """The first buffer not proven to hold a layer's worst case, as a sentence; None if all are.
+
+    The accumulator has `buffer_bits`. Sums of global average pooling, and values behind a
+    rescale before they saturate, have 32.
+    """
+    worst = worst_case_accumulator(layer, *input_limits)
+    problem = _exceeds("accumulator", worst, layer.buffer_bits)
+    if problem is not None:
+        return problem
+    low, high = _final_values(layer, worst, input_shape)
+    final = np.maximum(-low, high)
+    problem = _exceeds("value before the rescale", final, POST_OP_BITS)
+    if problem is None and isinstance(layer.activation, LookUpTable):
+        index = _rescaled_magnitude(worst, layer.activation.rescale)
+        problem = _exceeds("look-up table's index before it saturates", index, POST_OP_BITS)
+    if problem is None and layer.output_bits != 32:
+        output = _rescaled_magnitude(final, output_rescale(layer))
+        problem = _exceeds("output before it saturates", output, POST_OP_BITS)
+    return problem
+
+
+def _rescaled_magnitude(magnitude: Integers, factor: Rescale) -> NDArray[np.float64]:
+    """Magnitudes of at most 32 bits behind a rescale; float64 holds them exactly."""
+    return np.floor(np.ldexp(magnitude * factor.multiplier.astype(np.float64), factor.shift) + 0.5)
+
+
+def _exceeds(what: str, magnitude: Integers | NDArray[np.float64], bits: int) -> str | None:
+    limit = (1 << (bits - 1)) - 1
+    worst = int(magnitude.argmax())
+    if magnitude[worst] <= limit:
+        return None
+    return f"{what} of filter {worst} may reach {int(magnitude[worst])}, {bits} bits hold {limit}"
+
+
+# Form
+
+
+def check_program(program: Program) -> None:
+    """Refuse a program that is not well-formed or whose buffers could overflow.
+
+    Raises:
+        ProgramError: The first problem, naming layer (or tensor, or port) and field.
+    """
+    where = f"program '{program.name}'"
+    for key, tensor in program.tensors.items():
+        is_input = key == program.input.device
+        _check_tensor(f"{where}, tensor '{tensor.name}'", key, tensor, is_input=is_input)
+    _check_order(where, program)
+    limits = {program.input.device: program.tensors[program.input.device].code.limits}
+    last = len(program.layers) - 1
+    for index, layer in enumerate(program.layers):
+        label = f"{where}, layer '{layer.name}' ({type(layer).__name__})"
+        inputs = tuple(program.tensors[name] for name in layer.inputs)
+        output = program.tensors[layer.output]
+        _check_layer(label, layer, inputs, output, is_last=index == last)
+        input_limits = tuple(limits[name] for name in layer.inputs)
+        if not isinstance(layer, Concatenate):
+            problem = overflow(layer, inputs[0].shape, *input_limits)
+            _require(problem is None, label, "buffer_bits", f"{problem}")
+        limits[layer.output] = output_limits(layer, inputs[0].shape, *input_limits)
+    device = program.tensors[program.input.device]
+    _check_input_port(f"{where}, input port '{program.input.tensor}'", program.input, device)
+    device = program.tensors[program.output.device]
+    _check_output_port(f"{where}, output port '{program.output.tensor}'", program.output, device)
+
+
+def _require(condition: bool, where: str, field: str, problem: str) -> None:
+    if not condition:
+        raise ProgramError(f"{where}, field '{field}': {problem}")
+
+
+def _check_array(
+    where: str,
+    field: str,
+    array: NDArray[np.generic],
+    dtype: type[np.generic],
+    shape: tuple[int, ...],
+    limits: Limits | None = None,
+) -> None:
+    _require(
+        array.dtype == dtype and array.shape == shape,
+        where,
+        field,
+        f"needs {np.dtype(dtype)} of shape {shape}, found {array.dtype} of shape {array.shape}",
+    )
+    if limits is not None and array.size:
+        low, high = limits
+        found = (int(array.min()), int(array.max()))
+        _require(
+            low <= found[0] and found[1] <= high,
+            where,
+            field,
+            f"needs values in [{low}, {high}], found [{found[0]}, {found[1]}]",
+        )
+
+
+def _check_tensor(where: str, key: str, tensor: DeviceTensor, *, is_input: bool) -> None:
+    _require(key == tensor.name, where, "name", f"filed under '{key}'")
+    sides_fit = all(1 <= side <= MAX_SIDE for side in tensor.shape)
+    _require(
+        len(tensor.shape) == 3 and sides_fit and math.prod(tensor.shape) <= MAX_VALUES,
+        where,
+        "shape",
+        f"needs three sides in [1, {MAX_SIDE}] and at most {MAX_VALUES} values, "
+        f"found {tensor.shape}",
+    )
+    code = tensor.code
+    _require(
+        (code.bits, code.signed) in ((4, False), (8, False), (8, True), (32, True)),
+        where,
+        "code",
+        f"needs 4 unsigned, 8 signed or 32 signed bits, or 8 unsigned ones in front of "
+        f"InputConv2D, found {_kind(code)}",
+    )
+    _require(
+        code.zero_point == 0 or (_is_image(code) and 0 <= code.zero_point <= 255),
+        where,
+        "code.zero_point",
+        f"needs 0, or an unsigned 8-bit code, found {code.zero_point}",
+    )
+    _, _, channels = tensor.shape
+    _require(
+        code.parts == 1 or (is_input and code.parts == 2 and channels % 2 == 0),
+        where,
+        "code.parts",
+        f"needs 1, or 2 in the program's input of an even number of channels, found {code.parts}",
+    )
+    scale = np.array(code.scale, np.float64)
+    _require(
+        scale.shape in ((1,), (channels,)) and bool((np.isfinite(scale) & (scale > 0)).all()),
+        where,
+        "code.scale",
+        f"needs 1 or {channels} positive finite numbers, found {_few(code.scale)}",
+    )
+
+
+def _few(values: tuple[float, ...]) -> str:
+    return f"{len(values)}: {', '.join(map(str, values[:4]))}{', ...' if len(values) > 4 else ''}"
+
+
+def _kind(code: Code) -> str:
+    return f"{code.bits} {'signed' if code.signed else 'unsigned'} bits"
+
+
+def _is_image(code: Code) -> bool:
+    """Whether only InputConv2D can read it: unsigned 8 bits."""
+    return code.bits == 8 and not code.signed
+
+
+def _check_order(where: str, program: Program) -> None:
+    _require(bool(program.layers), where, "layers", "no layer")
+    ports = {"input": program.input.device, "output": program.output.device}
+    for field, name in ports.items():
+        _require(name in program.tensors, where, f"{field}.device", f"'{name}' is not a tensor")
+    known = {program.input.device}
+    read = {program.output.device}
+    names: set[str] = set()
+    for layer in program.layers:
+        label = f"{where}, layer '{layer.name}' ({type(layer).__name__})"
+        _require(layer.name not in names, label, "name", "another layer has this name")
+        for name in layer.inputs:
+            _require(name in program.tensors, label, "inputs", f"'{name}' is not a tensor")
+            _require(name in known, label, "inputs", f"reads '{name}' before it is written")
+        _require(
+            layer.output in program.tensors, label, "output", f"'{layer.output}' is not a tensor"
+        )
+        _require(layer.output not in known, label, "output", f"'{layer.output}' is already written")
+        names.add(layer.name)
+        known.add(layer.output)
+        read.update(layer.inputs)
+    for name in program.tensors:
+        _require(name in known, where, "tensors", f"'{name}' is never written")
+        _require(name in read, where, "tensors", f"'{name}' is never read")
+
+
+def _check_layer(
+    where: str,
+    layer: ProgramLayer,
+    inputs: tuple[DeviceTensor, ...],
+    output: DeviceTensor,
+    *,
+    is_last: bool,
+) -> None:
+    operands = 2 if isinstance(layer, Add | Concatenate) else 1
+    _require(
+        len(inputs) == operands,
+        where,
+        "inputs",
+        f"needs {operands}, found {len(inputs)}",
+    )
+    for tensor in inputs:
+        _require(
+            tensor.code.bits != 32 and _is_image(tensor.code) == isinstance(layer, InputConv2D),
+            where,
+            "inputs",
+            f"'{tensor.name}' has {_kind(tensor.code)}, which this layer cannot read",
+        )
+    match layer:
+        case Concatenate():
+            _check_concatenate(where, inputs, output)
+        case Add():
+            _check_add(where, layer, inputs)
+        case _:
+            _check_convolution(where, layer, inputs[0])
+    if not isinstance(layer, Concatenate):
+        _check_output_bits(where, layer, output.code, is_last=is_last)
+    expected = output_size(layer, *(tensor.shape for tensor in inputs))
+    _require(min(expected) >= 1, where, "output", f"a window is larger than its map: {expected}")
+    _require(
+        output.shape == expected,
+        where,
+        "output",
+        f"'{output.name}' has shape {output.shape}, the layer writes {expected}",
+    )
+
+
+def _check_output_bits(
+    where: str, layer: ConvolutionLayer | Add, code: Code, *, is_last: bool
+) -> None:
+    may_be_wide = is_last and isinstance(layer, Dense1D | Add)
+    _require(
+        layer.output_bits in ((4, 8, 32) if may_be_wide else (4, 8)),
+        where,
+        "output_bits",
+        f"needs 4 or 8 (32 only in a Dense1D or Add that ends the program), "
+        f"found {layer.output_bits}",
+    )
+    _require(
+        (code.bits, code.signed) == (layer.output_bits, layer.output_bits != 4),
+        where,
+        "output_bits",
+        f"{layer.output_bits} does not match the output tensor's {_kind(code)}",
+    )
+    if layer.output_bits == 32:
+        factor = output_rescale(layer)
+        field = "output_shift" if isinstance(layer, Add) else "rescale"
+        _require(
+            bool((factor.multiplier == 1).all() and (factor.shift == 0).all()),
+            where,
+            field,
+            "must be neutral (1 and 0) with 32-bit output",
+        )
+        _require(
+            not isinstance(layer.activation, LookUpTable),
+            where,
+            "activation",
+            "a look-up table has no 32-bit output",
+        )
+
+
+def _check_concatenate(where: str, inputs: tuple[DeviceTensor, ...], output: DeviceTensor) -> None:
+    first, second = inputs
+    for other in (second, output):
+        _require(
+            other.shape[:2] == first.shape[:2],
+            where,
+            "inputs",
+            f"'{other.name}' {other.shape} and '{first.name}' {first.shape} differ in map size",
+        )
+        _require(
+            (other.code.bits, other.code.signed) == (first.code.bits, first.code.signed),
+            where,
+            "inputs",
+            f"'{other.name}' and '{first.name}' differ in bits or sign",
+        )
+    scales = [_channel_scales(tensor) for tensor in inputs]
+    _require(
+        np.array_equal(np.concatenate(scales), _channel_scales(output)),
+        where,
+        "output",
+        f"the scales of '{output.name}' are not those of the operands in turn",
+    )
+
+
+def _channel_scales(tensor: DeviceTensor) -> NDArray[np.float64]:
+    _, _, channels = tensor.shape
+    return np.broadcast_to(np.array(tensor.code.scale, np.float64), (channels,))
+
+
+def _check_add(where: str, layer: Add, inputs: tuple[DeviceTensor, ...]) -> None:
+    a, b = inputs
+    _require(a.shape == b.shape, where, "inputs", f"shapes {a.shape} and {b.shape} differ")
+    for field, value, low, high in (
+        ("a_shift", layer.a_shift, 0, MAX_SHIFT),
+        ("b_shift", layer.b_shift, 0, MAX_SHIFT),
+        ("output_shift", layer.output_shift, -32, 31),
+    ):
+        _require(low <= value <= high, where, field, f"needs [{low}, {high}], found {value}")
+    _, _, channels = a.shape
+    if isinstance(layer.activation, ReLU):
+        _check_relu(where, layer.activation, channels)
+    else:
+        _require(
+            isinstance(layer.activation, NoActivation),
+            where,
+            "activation",
+            "Add has no look-up table",
+        )
+
+
+def _check_convolution(where: str, layer: ConvolutionLayer, tensor: DeviceTensor) -> None:
+    filters = _check_weights(where, layer, tensor)
+    _check_bias(where, layer.bias, filters)
+    _check_rescale(where, "rescale", layer.rescale, filters)
+    match layer.activation:
+        case ReLU():
+            _check_relu(where, layer.activation, filters)
+        case LookUpTable():
+            _check_rescale(where, "activation.rescale", layer.activation.rescale, filters)
+            table = layer.activation.table
+            _check_array(where, "activation.table", table, np.int16, (2048,), TABLE_LIMITS)
+        case NoActivation():
+            pass
+    if isinstance(layer, InputConv2D | Conv2D | DepthwiseConv2D):
+        _check_size(where, "stride", layer.stride)
+    pool = pool_of(layer)
+    if pool is not None:
+        _check_size(where, "pool.size", pool.size)
+        _check_size(where, "pool.stride", pool.stride)
+        _require(
+            not has_global_average(layer),
+            where,
+            "pool",
+            "excludes global_average: a layer has one pooling type",
+        )
+    _, _, channels = tensor.shape
+    match layer:
+        case InputConv2D():
+            _require(
+                channels in (1, 3), where, "inputs", f"needs 1 or 3 channels, found {channels}"
+            )
+            value = layer.padding_value
+            _check_array(where, "padding_value", value, np.uint8, (channels,))
+        case Conv2D() | Dense1D() if layer.input_shift is not None:
+            _, *_, read = layer.weights.shape
+            _check_array(where, "input_shift", layer.input_shift, np.uint8, (read,))
+            reach = max(-tensor.code.limits[0], tensor.code.limits[1])
+            largest = reach << int(layer.input_shift.max())
+            _require(
+                largest < 1 << (layer.buffer_bits - 1),
+                where,
+                "input_shift",
+                f"a shifted input may reach {largest}, {layer.buffer_bits} bits cannot hold it",
+            )
+        case _:
+            pass
+
+
+def _check_weights(where: str, layer: ConvolutionLayer, tensor: DeviceTensor) -> int:
+    """Number of filters, once weights are found to fit the input."""
+    height, width, channels = tensor.shape
+    shape = layer.weights.shape
+    match layer:
+        case Dense1D():
+            _require(len(shape) == 2, where, "weights", f"needs 2 axes, OI, found shape {shape}")
+            expected = (shape[0], height * width * channels)
+        case InputConv2D() | Conv2D() | Conv2DTranspose():
+            _require(len(shape) == 4, where, "weights", f"needs 4 axes, OHWI, found shape {shape}")
+            expected = (*shape[:3], channels)
+        case DepthwiseConv2D() | DepthwiseConv2DTranspose():
+            _require(len(shape) == 4, where, "weights", f"needs 4 axes, 1HWC, found shape {shape}")
+            expected = (1, *shape[1:3], channels)
+    _require(min(shape) >= 1, where, "weights", f"an axis is empty: {shape}")
+    _require(
+        max(shape) <= MAX_SIDE or isinstance(layer, Dense1D),
+        where,
+        "weights",
+        f"an axis exceeds {MAX_SIDE}: {shape}",
+    )
+    if isinstance(layer, Conv2DTranspose | DepthwiseConv2DTranspose):
+        _require(
+            shape[1] in TRANSPOSE_KERNELS and shape[2] in TRANSPOSE_KERNELS,
+            where,
+            "weights",
+            f"needs kernel sides of 3 or 4, found {Size2D(shape[1], shape[2])}",
+        )
+    _require(
+        layer.weights_bits in (4, 8),
+        where,
+        "weights_bits",
+        f"needs 4 or 8, found {layer.weights_bits}",
+    )
+    limits = (-(1 << (layer.weights_bits - 1)), (1 << (layer.weights_bits - 1)) - 1)
+    _check_array(where, "weights", layer.weights, np.int8, expected, limits)
+    is_depthwise = isinstance(layer, DepthwiseConv2D | DepthwiseConv2DTranspose)
+    return channels if is_depthwise else shape[0]
+
+
+def _check_bias(where: str, bias: Bias, filters: int) -> None:
+    _check_array(where, "bias.value", bias.value, np.int8, (filters,))
+    _check_array(where, "bias.shift", bias.shift, np.uint8, (filters,), (0, MAX_SHIFT))
+
+
+def _check_rescale(where: str, field: str, factor: Rescale, filters: int) -> None:
+    _check_array(where, f"{field}.multiplier", factor.multiplier, np.uint8, (filters,))
+    _check_array(where, f"{field}.shift", factor.shift, np.int8, (filters,), (-32, 31))
+
+
+def _check_relu(where: str, activation: ReLU, filters: int) -> None:
+    value, shift = activation.max_value, activation.max_value_shift
+    _require(
+        (value is None) == (shift is None),
+        where,
+        "activation",
+        "max_value and max_value_shift come together or not at all",
+    )
+    if value is not None and shift is not None:
+        _check_array(where, "activation.max_value", value, np.uint8, (filters,))
+        field = "activation.max_value_shift"
+        _check_array(where, field, shift, np.uint8, (filters,), (0, MAX_SHIFT))
+
+
+def _check_size(where: str, field: str, size: Size2D) -> None:
+    _require(
+        1 <= size.height <= MAX_SIDE and 1 <= size.width <= MAX_SIDE,
+        where,
+        field,
+        f"needs sides in [1, {MAX_SIDE}], found {size}",
+    )
+
+
+def _check_port_shape(where: str, shape: Shape, device: DeviceTensor) -> None:
+    batch, *sides = shape or (0,)
+    known = [side or 0 for side in sides]
+    _require(
+        (batch is None or batch >= 1)
+        and min(known, default=1) >= 1
+        and math.prod(known) * device.code.parts == math.prod(device.shape),
+        where,
+        "shape",
+        f"{shape} without the batch does not hold the values of '{device.name}' {device.shape}",
+    )
+
+
+def _check_input_port(where: str, port: InputPort, device: DeviceTensor) -> None:
+    _require(
+        port.dtype in (DType.INT8, DType.UINT8),
+        where,
+        "dtype",
+        f"needs int8 or uint8, found {port.dtype.value}",
+    )
+    codes = (256 * device.code.parts,)
+    _check_array(where, "recode", port.recode, np.int16, codes, device.code.limits)
+    _check_port_shape(where, port.shape, device)
+
+
+def _check_output_port(where: str, port: OutputPort, device: DeviceTensor) -> None:
+    _check_port_shape(where, port.shape, device)
+    _, _, channels = device.shape
+    factor = port.factor
+    _require(
+        factor.dtype == np.float64 and factor.shape in ((1,), (channels,)),
+        where,
+        "factor",
+        f"needs float64 of shape (1,) or ({channels},), found {factor.dtype} of {factor.shape}",
+    )
+    _require(
+        bool((np.isfinite(factor) & (factor > 0)).all()),
+        where,
+        "factor",
+        "needs positive finite numbers",
+    )
+    integers = (DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32)
+    _require(
+        port.dtype in integers,
+        where,
+        "dtype",
+        f"needs an integer type of at most 32 bits, found {port.dtype.value}",
+    )
+    low, high = port.dtype.code_range
+    _require(
+        low <= port.low <= port.high <= high,
+        where,
+        "low, high",
+        f"needs {low} <= low <= high <= {high}, found {port.low}, {port.high}",
+    )
+    _require(
+        low <= port.zero_point <= high,
+        where,
+        "zero_point",
+        f"needs [{low}, {high}], found {port.zero_point}",
+    )

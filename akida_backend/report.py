@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Plan says of itself: as JSON data, text, Markdown and a notebook table."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from akida_backend import document
+from akida_backend.document import Block, Code, Document, Heading, Items, Lines, Table
+from akida_backend.graph import Graph, Tensor
+from akida_backend.plan import (
+    DeviceSegment,
+    HostSegment,
+    PlacedOperation,
+    Plan,
+    ReportFormat,
+    Segment,
+)
+from akida_backend.runtime_host import host_name
+
+Json = dict[str, Any]
+
+
+SCHEMA_VERSION: Final = 1
+NOT_CHECKED: Final = "memory and NP count not checked"
+NOT_QUANTIZED: Final = "GRAPH-NOT-QUANTIZED"
+
+
+def report(plan: Plan, format: ReportFormat = "text") -> str:
+    """Everything about a plan in one of the formats.
+
+    Raises:
+        ValueError: Another format.
+    """
+    match format:
+        case "text":
+            return document.text(plan_document(plan))
+        case "markdown":
+            return document.markdown(plan_document(plan))
+        case "json":
+            return json.dumps(plan_json(plan), indent=2) + "\n"
+    raise ValueError(f"format is 'text', 'markdown' or 'json', not {format!r}")
+
+
+def plan_html(plan: Plan) -> str:
+    """The summary and the placement table for notebooks."""
+    return document.html_page_part([*_summary(plan), _placement_table(plan.placement)])
+
+
+# JSON
+
+
+def plan_json(plan: Plan) -> Json:
+    """What ``inspect --json`` prints; described by schemas/inspect.json."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": model_json(plan.graph),
+        "device": plan.device.name,
+        "operations": [_operation_json(row) for row in plan.placement],
+        "segments": [_segment_json(segment, plan) for segment in plan.segments],
+        "summary": {
+            "operations": len(plan.placement),
+            "operations_on_device": sum(row.on_device for row in plan.placement),
+            "macs": plan.macs,
+            "macs_on_device": plan.macs_on_device,
+            "mac_fraction_on_device": mac_fraction(plan),
+            "partitions": len(plan.programs),
+        },
+    }
+
+
+def mac_fraction(plan: Plan) -> float | None:
+    """Share of the source's MACs that run on the device; None for a model without MACs."""
+    return plan.macs_on_device / plan.macs if plan.macs else None
+
+
+def fraction_text(fraction: float | None) -> str:
+    """A share as a percentage that shows 100 only where nothing is missing."""
+    if fraction is None:
+        return ""
+    text = f"{100 * fraction:.2f}"
+    return "99.99 %" if text == "100.00" and fraction < 1.0 else f"{text} %"
+
+
+def model_json(graph: Graph) -> Json:
+    return {
+        "path": graph.name,
+        "format": graph.format,
+        "sha256": graph.sha256,
+        "inputs": [_tensor_json(graph.tensors[name]) for name in graph.inputs],
+        "outputs": [_tensor_json(graph.tensors[name]) for name in graph.outputs],
+    }
+
+
+def _tensor_json(tensor: Tensor) -> Json:
+    scales = tensor.quantization
+    quantized = scales is not None and scales.is_per_tensor and not tensor.dtype.is_float
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "type": tensor.dtype.value,
+        "scale": scales.single_scale if quantized and scales else None,
+        "zero_point": scales.single_zero_point if quantized and scales else None,
+    }
+
+
+def _operation_json(row: PlacedOperation) -> Json:
+    return {
+        "index": row.index,
+        "type": row.type,
+        "name": row.name,
+        "placement": "device" if row.on_device else "host",
+        "segment": row.segment,
+        "layer": row.layer,
+        "rewrites": list(row.rewrites),
+        "macs": row.macs,
+        "device_macs": row.device_macs,
+        "reasons": [
+            {
+                "code": reason.code,
+                "rule": reason.rule,
+                "found": reason.found,
+                "limit": reason.limit,
+                "origin": reason.origin,
+                "source": reason.source,
+                "remedy": reason.remedy,
+            }
+            for reason in row.reasons
+        ],
+    }
+
+
+def _segment_json(segment: Segment, plan: Plan) -> Json:
+    match segment:
+        case HostSegment():
+            return {
+                "index": segment.index,
+                "placement": "host",
+                "executed_by": host_name(plan.graph, plan.options.host),
+                "operations": [
+                    {"type": op.location.type, "output": op.outputs[0], "sources": list(op.sources)}
+                    for op in segment.operations
+                ],
+            }
+        case DeviceSegment():
+            program = segment.program
+            return {
+                "index": segment.index,
+                "placement": "device",
+                "executed_by": f"{plan.device.name}, {emulated(plan)}",
+                "program": program.name,
+                "input": program.input.tensor,
+                "output": program.output.tensor,
+                "sources": list(segment.sources),
+                "macs": segment.source_macs,
+                "device_macs": segment.device_macs,
+                "layers": [
+                    {
+                        "name": layer.name,
+                        "type": type(layer).__name__,
+                        "inputs": list(layer.inputs),
+                        "output": layer.output,
+                        "shape": list(program.tensors[layer.output].shape),
+                        "bits": program.tensors[layer.output].code.bits,
+                    }
+                    for layer in program.layers
+                ],
+                "assumptions": list(segment.assumptions),
+                "weight_changes": [
+                    {
+                        "layer": note.layer,
+                        "reason": note.reason,
+                        "filters": note.filters,
+                        "max_error_steps": note.max_error,
+                    }
+                    for note in segment.weight_notes
+                ],
+                "not_checked": ["memory", "NP count"],
+            }
+
+
+def emulated(plan: Plan) -> str:
+    """What stands in for the device."""
+    return "simulated" if plan.options.emulation == "device" else "source operations in its place"
+
+
+# Text
+
+
+def plan_document(plan: Plan) -> Document:
+    """Header, summary, every operation, every reason, and what the programs rely on."""
+    return [
+        *_summary(plan),
+        _placement_table(plan.placement),
+        *_reasons(plan.placement),
+        *_device_notes(plan),
+    ]
+
+
+def _summary(plan: Plan) -> list[Block]:
+    graph = plan.graph
+    return [
+        Lines((*model_lines(plan), *tensor_lines(graph))),
+        *quantize_hint(plan),
+        Lines(
+            (
+                f"Device: {plan.device.name} ({plan.device.title}), {emulated(plan)}."
+                f" Host: {host_name(graph, plan.options.host)}.",
+                placed_line(plan),
+            )
+        ),
+    ]
+
+
+def model_lines(plan: Plan) -> tuple[str, ...]:
+    """What the model is, first of all whether it is an INT8 model."""
+    graph = plan.graph
+    what = quantization_kind(plan.placement)
+    known = f"{graph.name}: {graph.format} model, {what}, {len(plan.placement)} operations"
+    return (known, f"  sha256 {graph.sha256}")
+
+
+def quantization_kind(rows: Sequence[PlacedOperation]) -> str:
+    """``INT8``, or how much of it is not."""
+    working = [row for row in rows if row.macs] or list(rows)
+    loose = [row for row in working if any(r.code == NOT_QUANTIZED for r in row.reasons)]
+    if not loose:
+        return "INT8"
+    if len(loose) == len(working):
+        return "NOT INT8 (it computes in float)"
+    return f"NOT INT8 in part ({len(loose)} of {len(working)} operations with MACs are float)"
+
+
+def tensor_lines(graph: Graph) -> list[str]:
+    return [
+        f"  {side} '{name}': {describe(graph.tensors[name])}"
+        for side, names in (("input", graph.inputs), ("output", graph.outputs))
+        for name in names
+    ]
+
+
+def describe(tensor: Tensor) -> str:
+    """Type, shape and scale of a tensor in words."""
+    shape = ", ".join("N" if length is None else str(length) for length in tensor.shape)
+    scales = tensor.quantization
+    code = ""
+    if scales is not None and scales.is_per_tensor and not tensor.dtype.is_float:
+        code = f", scale {scales.single_scale:.6g}, zero point {scales.single_zero_point}"
+    return f"{tensor.dtype.value} [{shape}]{code}"
+
+
+def quantize_hint(plan: Plan) -> list[Block]:
+    """Commands that would make an INT8 model of a float one."""
+    if quantization_kind(plan.placement) == "INT8":
+        return []
+    if plan.graph.format != "tflite":
+        return [Lines(("Akida computes with integers only: export the model quantized to INT8.",))]
+    if any(
+        tensor.is_constant and tensor.is_quantized and tensor.shape and len(tensor.shape) > 1
+        for tensor in plan.graph.tensors.values()
+    ):
+        return [
+            Lines(
+                (
+                    "Akida computes with integers only. This file has integer weights but float",
+                    "activations: quantize the float model it was made from, to full INT8.",
+                )
+            )
+        ]
+    path = shlex.quote(plan.graph.name)
+    return [
+        Lines(
+            (
+                "Akida computes with integers only. Quantize the model with samples of its input",
+                "(SAMPLES: .npz or .npy, float32, samples on axis 0), then give the result:",
+            )
+        ),
+        Code(
+            (
+                "pip install ai-edge-quantizer",
+                f"python -m akida_backend.quantize {path} --data SAMPLES -o model_int8.tflite",
+            )
+        ),
+    ]
+
+
+def placed_line(plan: Plan) -> str:
+    placed = sum(row.on_device for row in plan.placement)
+    share = f"{fraction_text(mac_fraction(plan))} of {plan.macs:,} MACs" if plan.macs else "no MACs"
+    count = len(plan.programs)
+    return (
+        f"On the device: {placed} of {len(plan.placement)} operations, {share}, in {count} "
+        f"partition{'' if count == 1 else 's'}; {NOT_CHECKED}."
+    )
+
+
+def short_name(name: str) -> str:
+    """A name without folders and repetitions; converters join the names of all they fused."""
+    parts = (part.rstrip("/").rpartition("/")[2] for part in name.split(";"))
+    return ";".join(dict.fromkeys(parts))
+
+
+def _placement_table(rows: Iterable[PlacedOperation]) -> Table:
+    def cells(row: PlacedOperation) -> tuple[str, ...]:
+        codes = ", ".join(dict.fromkeys(reason.code for reason in row.reasons))
+        return (
+            str(row.index),
+            row.type,
+            short_name(row.name),
+            "device" if row.on_device else "host",
+            "" if row.segment is None else str(row.segment),
+            row.layer or "",
+            f"{row.macs:,}" if row.macs else "",
+            f"{row.device_macs:,}" if row.device_macs else "",
+            ", ".join([*row.rewrites, codes] if codes else row.rewrites),
+        )
+
+    return Table(
+        (
+            ("op", "right"),
+            ("type", "left"),
+            ("name", "fold"),
+            ("runs on", "left"),
+            ("segment", "right"),
+            ("layer", "left"),
+            ("MACs", "right"),
+            ("device\nMACs", "right"),
+            ("rewrites, reasons", "fold"),
+        ),
+        tuple(cells(row) for row in rows),
+    )
+
+
+def _reasons(rows: Sequence[PlacedOperation]) -> list[Block]:
+    """Every violated rule once, with all operations that violate it."""
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        for reason in row.reasons:
+            rule = (
+                f"[{reason.code}] {reason.rule}",
+                f"whose limit: {reason.origin} ({reason.source})",
+                f"what to do: {reason.remedy}",
+            )
+            limit = "" if reason.limit is None else f" (limit: {_limit(reason.limit)})"
+            found = f"op {row.index} {row.type} '{short_name(row.name)}': {reason.found}{limit}"
+            grouped.setdefault(rule, []).append(found)
+    items = tuple((head, (*details, *found)) for (head, *details), found in grouped.items())
+    return [Heading("Reasons"), Items(items)] if items else []
+
+
+def _limit(limit: object) -> str:
+    if isinstance(limit, tuple | list):
+        return ", ".join(
+            "x".join(map(str, part)) if isinstance(part, tuple | list) else str(part)
+            for part in limit
+        )
+    return str(limit)
+
+
+def _device_notes(plan: Plan) -> list[Block]:
+    segments = [segment for segment in plan.segments if isinstance(segment, DeviceSegment)]
+    assumptions = dict.fromkeys(line for segment in segments for line in segment.assumptions)
+    notes = [note for segment in segments for note in segment.weight_notes]
+    blocks: list[Block] = []
+    if assumptions:
+        blocks += [Heading("Assumed, not documented"), Items(tuple((a, ()) for a in assumptions))]
+    if notes:
+        listed = (
+            f"{note.layer}: {note.filters} filters, {note.reason}; "
+            f"largest change {note.max_error:.3g} steps"
+            for note in notes
+        )
+        blocks += [Heading("Weights that changed"), Items(tuple((line, ()) for line in listed))]
+    return blocks
+
+
+# Comparison
+
+
+def comparison_document(result: Json) -> Document:
+    """The result of `compare` for people."""
+    data = result["data"]
+    blocks: list[Block] = [
+        Heading(f"Compared with the source model on {result['samples']} samples"),
+        Lines(
+            (
+                f"Data: {data['origin']}. Device: {result['device']}, "
+                f"emulation {result['results'][-1]['emulation']}. "
+                f"Host: {result['host']}.",
+                f"Compared on '{short_name(result['tensor'])}', in real units; 'as received': on "
+                f"the output '{short_name(result['output'])}' itself.",
+            )
+        ),
+        _result_table(result),
+    ]
+    if "layers" in result:
+        blocks.append(
+            Table(
+                (("device tensor", "fold"), ("SQNR dB", "right"), ("largest difference", "right")),
+                tuple(
+                    (
+                        short_name(layer["name"]),
+                        _decibels(layer["sqnr_db"], layer["max_abs_diff"]),
+                        f"{layer['max_abs_diff']:.4g}",
+                    )
+                    for layer in result["layers"]
+                ),
+            )
+        )
+    blocks.append(Lines(tuple(f"Note: {note}." for note in result["notes"])))
+    return blocks
+
+
+def _result_table(result: Json) -> Table:
+    def cells(row: Json) -> tuple[str, ...]:
+        received = row["output"]
+        return (
+            row["name"],
+            _share(row["accuracy"]),
+            _share(row["agreement_with_source"]),
+            _share(row["decisive_agreement"]),
+            _decibels(row["sqnr_db"], row["max_abs_diff"]),
+            "" if row["cosine"] is None else f"{row['cosine']:.5f}",
+            "" if row["max_abs_diff"] is None else f"{row['max_abs_diff']:.4g}",
+            _share(received["accuracy"]),
+            _share(received["agreement_with_source"]),
+        )
+
+    return Table(
+        (
+            ("result", "left"),
+            ("accuracy", "right"),
+            ("agrees", "right"),
+            ("agrees\nwhere\ndecisive", "right"),
+            ("SQNR dB", "right"),
+            ("cosine", "right"),
+            ("largest\ndifference", "right"),
+            ("accuracy\nas\nreceived", "right"),
+            ("agrees\nas\nreceived", "right"),
+        ),
+        tuple(cells(row) for row in result["results"]),
+    )
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def _decibels(sqnr: float | None, largest: float | None) -> str:
+    if sqnr is not None:
+        return f"{sqnr:.2f}"
+    return "identical" if largest == 0.0 else ""

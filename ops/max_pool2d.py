@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MAX_POOL_2D: largest stored value of each window, then the fused clamp; no requantization.
+
+Source:
+    TFLite ``reference_integer_ops::MaxPool``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from akida_backend.arithmetic import clamp, code_bounds, padded, runs_in_codes, window_reduce
+from akida_backend.candidate import (
+    CONVOLUTIONS,
+    Candidate,
+    Match,
+    PlacementContext,
+    device_size,
+    intersect,
+)
+from akida_backend.constraints import LayerType
+from akida_backend.graph import NO_PADS, AnyArray, MaxPool2D
+from akida_backend.program import same_pads
+from akida_backend.reference import Environment
+from akida_backend.spec import OpSpec, only_joins
+
+
+def reference(op: MaxPool2D, env: Environment) -> tuple[AnyArray, ...]:
+    output = env.tensor(op.output)
+    x = env.value(op.input)
+    in_codes = runs_in_codes(op, env.tensor(op.input), output)
+    lowest = output.dtype.code_range[0] if in_codes else -np.inf
+    largest = window_reduce(np.maximum, padded(x, op.pads, lowest), op.window, op.stride)
+    if in_codes:
+        return (np.clip(largest, *code_bounds(output, op.activation)),)
+    return (clamp(largest, op.activation),)
+
+
+POOLING_LAYERS: Final = (
+    LayerType.INPUT_CONV2D,
+    LayerType.CONV2D,
+    LayerType.DEPTHWISE_CONV2D,
+)
+
+
+def absorb(op: MaxPool2D, candidate: Candidate, context: PlacementContext) -> Match | None:
+    """Max pooling of accumulators: a clamp in front of it commutes, both are monotone."""
+    graph = context.graph
+    if graph.sole_consumer(candidate.output) is not op or candidate.lut is not None:
+        return None if candidate.lut is None else only_joins(op, context)
+    if (
+        candidate.layer not in POOLING_LAYERS
+        or candidate.pool is not None
+        or candidate.average is not None
+    ):
+        return only_joins(op, context)
+    size = device_size(graph.tensors[op.input])
+    same = same_pads(size, op.window, op.stride)
+    if op.pads == same and candidate.facts.padding == "same":
+        pool_pads = "same_on_conv_output"
+    elif op.pads == NO_PADS and candidate.facts.padding == "valid":
+        pool_pads = "zero"
+    else:
+        pool_pads = "other"
+    facts = replace(
+        candidate.facts,
+        pool_type="max",
+        pool_size=op.window,
+        pool_stride=op.stride,
+        pool_pads=pool_pads,
+    )
+    return replace(
+        candidate,
+        facts=facts,
+        operations=(*candidate.operations, op),
+        output=op.output,
+        clamp=intersect(candidate.clamp, op.activation),
+        pool=op,
+    )
+
+
+SPEC: Final = OpSpec(
+    op_type=MaxPool2D,
+    reference=reference,
+    candidate=only_joins,
+    absorb=absorb,
+    layers=CONVOLUTIONS,
+    placement="Max pooling of the convolution in front, or of an identity convolution.",
+)

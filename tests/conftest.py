@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real models and labelled data, which only some machines have."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("AKIDA_BACKEND_SHARED", beside))
+    if not (folder / "models").is_dir():
+        pytest.skip("no folder of real models (set AKIDA_BACKEND_SHARED)")
+    return folder
