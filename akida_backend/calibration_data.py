@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +24,22 @@ from akida_backend.options import unknown
 
 Data = str | os.PathLike[str] | NDArray[np.generic] | Mapping[str, NDArray[np.generic]]
 
-MAX_BYTES: Final = 4 << 30  # of one array once unpacked: a .npz of a few KB may claim anything
+MAX_BYTES: Final = 2 << 30  # of one array once unpacked: a .npz of a few KB may claim anything
 RANDOM_SAMPLES: Final = 32
 _SEED: Final = 0
 _DATA_NAME: Final = "x"
 _LABELS_NAME: Final = "y"
+_UNREADABLE: Final = (
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 _QUANTIZED_TYPES: Final = frozenset(
     {DType.INT4, DType.UINT4, DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32}
 )
@@ -50,7 +63,7 @@ class Samples:
 
     @property
     def count(self) -> int:
-        return len(next(iter(self.feeds.values())))
+        return max(map(len, self.feeds.values()), default=1)
 
     def part(self, begin: int, end: int | None) -> Samples:
         """Samples ``begin:end``."""
@@ -82,7 +95,14 @@ def read_samples(graph: Graph, data: Data | Samples) -> Samples:
 
 def calibration_feeds(graph: Graph, data: Data, limit: int) -> Mapping[str, AnyArray]:
     """The first `limit` samples of `data` by input name, stored values."""
-    return read_samples(graph, data).part(0, limit).feeds
+    return first_samples(graph, read_samples(graph, data), limit).feeds
+
+
+def first_samples(graph: Graph, samples: Samples, limit: int | None) -> Samples:
+    """At most `limit` samples, the first ones; whole groups of a fixed batch, at least one."""
+    if limit is not None and graph.batch is not None:
+        limit = max(1, limit // graph.batch) * graph.batch
+    return samples.part(0, limit)
 
 
 def random_samples(graph: Graph, count: int = RANDOM_SAMPLES) -> Samples:
@@ -120,8 +140,10 @@ def _from_arrays(graph: Graph, arrays: Mapping[str, AnyArray], origin: str) -> S
         )
     feeds = stored_feeds(graph, by_input, origin)
     labels = arrays.get(_LABELS_NAME)
-    count = len(next(iter(feeds.values())))
-    return Samples(feeds, None if labels is None else _labels(labels, count, origin), origin)
+    samples = Samples(feeds, None, origin)
+    if labels is None:
+        return samples
+    return Samples(feeds, _labels(labels, samples.count, origin), origin)
 
 
 def _labels(labels: AnyArray, count: int, origin: str) -> NDArray[np.int64]:
@@ -294,7 +316,5 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable .npz or .npy file ({error})") from None
-    except (zipfile.BadZipFile, NotImplementedError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except _UNREADABLE as error:
         raise InputError(f"{path}: not a readable .npz or .npy file ({error})") from None

@@ -12,7 +12,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from akida_backend.calibration_data import Data, Samples, random_samples, read_samples
+from akida_backend.calibration_data import (
+    Data,
+    Samples,
+    first_samples,
+    random_samples,
+    read_samples,
+)
 from akida_backend.ceiling import unrounded_output
 from akida_backend.compiler import SUPPORTED_GENERATION
 from akida_backend.compiler import compile as compile_model
@@ -151,7 +157,7 @@ def _samples(
     if data is None:
         samples = random_samples(graph)
         notes = ["random inputs: figures on real data differ, and there is no accuracy"]
-        return samples.part(0, _rows(graph, limit)), notes, True
+        return first_samples(graph, samples, limit), notes, True
     samples = read_samples(graph, data)
     notes = []
     if _same_data(data, options.calibration):
@@ -163,14 +169,7 @@ def _samples(
                 "  lower calibration_limit or give other data"
             )
         notes.append(f"the first {used} samples were used for calibration and are left out")
-    return samples.part(0, _rows(graph, limit)), notes, False
-
-
-def _rows(graph: Graph, limit: int | None) -> int | None:
-    """A limit in whole executions of the graph."""
-    if limit is None or graph.batch is None:
-        return limit
-    return max(1, limit // graph.batch) * graph.batch
+    return first_samples(graph, samples, limit), notes, False
 
 
 def _same_data(data: object, calibration: object) -> bool:

@@ -42,12 +42,13 @@ PACKAGES: Final = (
     Package(
         "ai-edge-litert",
         "ai_edge_litert",
-        "opaque operators cannot be executed, and host='runtime' is not available",
+        "opaque operators cannot be executed, and host='runtime' is not available, "
+        "unless tflite-runtime is installed",
     ),
     Package(
         "tflite-runtime",
         "tflite_runtime",
-        "nothing where ai-edge-litert is installed; otherwise as without ai-edge-litert",
+        "nothing where ai-edge-litert is installed",
     ),
     Package("onnxruntime", "onnxruntime", "nothing in this version"),
     Package(

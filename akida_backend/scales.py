@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from akida_backend.candidate import Alias, Candidate, Candidates, device_shape
 from akida_backend.constraints import LayerType, violations
 from akida_backend.devices import Device
-from akida_backend.graph import Graph
+from akida_backend.graph import Conv2D, DepthwiseConv2D, Graph
+from akida_backend.lowering import dead_filters, filter_bank, real_clamp
 from akida_backend.partition import candidate_macs
 from akida_backend.program import Code
 
 Peaks = Mapping[str, NDArray[np.float64]]  # largest magnitude per channel, real values
 PEAK = 127  # largest magnitude a symmetric int8 code uses on both sides
 SPLIT_SHARE = 3  # an input in two parts may add a third of the segment's MACs
-MAX_INPUT_SHIFT = 4  # keeps the shifted inputs of a convolution within its accumulator
+# The largest of few samples understates a range; scales rounded up to a power of two have slack.
+FREE_SCALE_MARGIN = 1.05
 
 
 def source_peak(graph: Graph, candidate: Candidate, name: str) -> float:
@@ -54,6 +56,17 @@ def averaged_peak(peak: float, area: int) -> float:
     return float(peak * max(0.25, area**-0.25))
 
 
+def constant_peak(graph: Graph, candidate: Candidate) -> float:
+    """Largest magnitude of the filters without weights, whose average is what they are."""
+    base = candidate.base
+    if candidate.average is None or not isinstance(base, Conv2D | DepthwiseConv2D):
+        return 0.0
+    bank = filter_bank(base, graph)
+    ends = real_clamp(candidate, graph)
+    constants = np.abs(bank.bias[dead_filters(bank)].clip(*ends))
+    return float(constants.max(initial=0.0)) if candidate.lut is None else 0.0
+
+
 def assign_codes(
     graph: Graph,
     candidates: Sequence[Candidates],
@@ -62,6 +75,8 @@ def assign_codes(
     device: Device,
     calibrated: Peaks | None,
     uniform: frozenset[str] = frozenset(),
+    *,
+    strict: bool = False,
 ) -> dict[str, Code]:
     """Codes of every tensor the segment's layers read or write.
 
@@ -73,6 +88,7 @@ def assign_codes(
         device: Target, whose limits an input in two parts must meet.
         calibrated: Measured peaks, if there are any.
         uniform: Tensors that must have one scale for all channels.
+        strict: Scales around Adds are powers of two themselves, not only their ratios.
     """
     peaks = _peaks(graph, candidates, segment_input, calibrated)
     groups = _Groups(peaks)
@@ -80,7 +96,7 @@ def assign_codes(
         if isinstance(candidate, Alias) or candidate.layer is LayerType.CONCATENATE:
             for name in candidate.inputs:
                 groups.join(name, candidate.output)
-    scales = groups.scales([c for c in candidates if c_is_add(c)])
+    scales = groups.scales([c for c in candidates if c_is_add(c)], 1.0 if strict else None)
     codes = {name: Code((scale,)) for name, scale in scales.items()}
     first = candidates[0]
     if isinstance(first, Candidate) and first.layer is LayerType.INPUT_CONV2D:
@@ -171,7 +187,7 @@ def _peaks(
             peak = min(peak, measured) if measured > 0 else peak
         elif candidate.average is not None:
             height, width, _ = device_shape(graph.tensors[candidate.average.input])
-            peak = averaged_peak(peak, height * width)
+            peak = max(averaged_peak(peak, height * width), constant_peak(graph, candidate))
         peaks[name] = peak
     return peaks
 
@@ -191,7 +207,7 @@ class _Groups:
     def join(self, a: str, b: str) -> None:
         self._leader[self.leader(b)] = self.leader(a)
 
-    def scales(self, adds: Sequence[Candidates]) -> dict[str, float]:
+    def scales(self, adds: Sequence[Candidates], base_of_all: float | None) -> dict[str, float]:
         wanted: dict[str, float] = {}
         for name, peak in self._peaks.items():
             head = self.leader(name)
@@ -212,7 +228,7 @@ class _Groups:
         final = dict(wanted)
         for top in dict.fromkeys(root(head) for head in wanted if head in tied):
             members = [head for head in wanted if head in tied and root(head) == top]
-            base = _best_base([wanted[head] for head in members])
+            base = base_of_all or _best_base([wanted[head] for head in members])
             for head in members:
                 final[head] = _next_power(wanted[head], base)
         return {name: final[self.leader(name)] for name in self._peaks}
@@ -266,7 +282,7 @@ def _split_channels(
         # A channel that stayed small on few samples keeps a margin of 1/8 of the widest.
         wanted = np.maximum(measured, peak / 8) / PEAK
         if all(c.layer is LayerType.DEPTHWISE_CONV2D for c in consumers):
-            code = Code(tuple(wanted.tolist()))
+            code = Code(tuple((wanted * FREE_SCALE_MARGIN).tolist()))
         elif all(c.layer in (LayerType.CONV2D, LayerType.DENSE1D) for c in consumers):
             scales = wanted.tolist()
             base = _best_base(scales)

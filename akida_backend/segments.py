@@ -91,6 +91,7 @@ def _lower(
         device,
         None if measured is None else measured.peaks,
         uniform,
+        strict=options.strict_converter,
     )
     entry = input_port(graph, region.input, codes[region.input])
     offsets: dict[str, FloatArray] = {}

@@ -129,7 +129,7 @@ def lower(candidate: Candidate, context: LoweringContext) -> Lowered | Refusal:
             inputs=candidate.inputs,
             output=candidate.output,
             weights=parameters.weights,
-            weights_bits=bank.bits,
+            weights_bits=8,
             bias=parameters.bias,
             activation=parameters.activation,
             rescale=parameters.rescale,

@@ -18,13 +18,13 @@ builds graphs whose sums stay inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from builders import GraphBuilder, Scaling
+from builders import GraphBuilder, Scaling, random_inputs
 from numpy.typing import NDArray
 
+from akida_backend.execute import Executor
 from akida_backend.graph import (
     Activation,
     Add,
@@ -48,6 +48,8 @@ from akida_backend.graph import (
     Tensor,
     TransposeConv2D,
 )
+from akida_backend.plan import Plan
+from akida_backend.reference import run_graph
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +58,7 @@ class Calm(GraphBuilder):
     """Scales so wide that no sum of random inputs saturates."""
 
     def _scaling(self, scale: float) -> Scaling:
-        return super()._scaling(2.2 * scale)
+        return super()._scaling(4 * scale)
 
 
 @dataclass(frozen=True)
@@ -279,4 +281,40 @@ def _peak(graph: Graph, name: str) -> float:
     return max(abs(max(low, least)), abs(min(high, most)))
 
 
-Build = Callable[[GraphBuilder], object]
+def assert_within_budget(
+    graph: Graph,
+    plan: Plan,
+    *,
+    exact_input: bool = False,
+    typical: bool = False,
+    expected_range: float = np.inf,
+    samples: int = 4,
+    seed: int = 0,
+) -> None:
+    """The device's outputs stay within what rounding explains, in every channel.
+
+    Args:
+        graph: As written.
+        plan: It, compiled.
+        exact_input: The inputs lie on the device's grid.
+        typical: Also the root mean square stays within what independent roundings give; for
+            graphs whose channels have many values.
+        expected_range: Largest magnitude the device is made for where that is less than the
+            source can store: what lies beyond saturates, and counts as that much.
+        samples: Random inputs.
+        seed: Of the inputs.
+    """
+    feeds = random_inputs(graph, samples, seed)
+    source, device = run_graph(graph, feeds), Executor(plan).run(feeds).values
+    for name in graph.outputs:
+        worst, expected = allowed_steps(graph, name, exact_input=exact_input)
+        quantization = graph.tensors[name].quantization
+        assert quantization is not None
+        reach = expected_range / quantization.single_scale
+        both = (source[name].astype(np.float64), device[name].astype(np.float64))
+        old, new = (np.clip(x - quantization.single_zero_point, -reach, reach) for x in both)
+        difference = new - old
+        difference = difference.reshape(-1, difference.shape[-1])
+        assert (np.abs(difference).max(axis=0) <= worst).all(), name
+        if typical:
+            assert (np.sqrt((difference**2).mean(axis=0)) <= expected).all(), name

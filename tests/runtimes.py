@@ -13,7 +13,7 @@ from akida_backend.graph import Arithmetic
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
-from write_import_proof import (  # noqa: E402
+from write_import_proof import (
     ReferenceKernels,
     expected_cause,
     is_installed,

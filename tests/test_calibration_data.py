@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from akida_backend.calibration_data import (
     calibration_feeds,
+    first_samples,
     random_samples,
     read_samples,
     stored_feeds,
@@ -229,3 +230,15 @@ def test_random_samples_are_repeatable_and_span_the_codes() -> None:
 
 def test_random_samples_of_a_fixed_batch_fill_it() -> None:
     assert random_samples(networks.fixed_batch(3), 4).feeds["x"].shape == (6, 3)
+
+
+def test_a_limit_keeps_groups_of_a_fixed_batch_whole() -> None:
+    graph = networks.fixed_batch(2)
+    samples = read_samples(graph, networks.codes(graph, 8)["x"])
+    assert [first_samples(graph, samples, limit).count for limit in (1, 5, None)] == [2, 4, 8]
+
+
+def test_a_graph_without_inputs_has_one_sample() -> None:
+    b = GraphBuilder(0)
+    graph = b.build(b.relu(b.constant([[1, -1]], scaling=(0.5, 0))))
+    assert random_samples(graph).count == 1

@@ -64,6 +64,20 @@ def test_operations_that_only_move_values_may_stay() -> None:
     assert left(graph, strict=True) == ["TRANSPOSE"]
 
 
+@pytest.mark.parametrize(
+    ("equal", "stays"),
+    [pytest.param(True, [], id="same-scale"), pytest.param(False, ["CONCATENATION"], id="other")],
+)
+def test_a_concatenation_may_stay_where_it_changes_no_value(equal: bool, stays: list[str]) -> None:
+    b = GraphBuilder(2)
+    x = b.conv2d(b.input(4, 4, 4), 4, scaling=(0.5, 3))
+    y = b.conv2d(x, 4, scaling=(0.5, 3) if equal else (0.25, 3))
+    joined = b.concatenation(x, y)
+    scales = {b.scaling(name) for name in (x, y, joined)}
+    assert (len(scales) == 1) == equal
+    assert left(b.build(b.reshape(joined, -1)), deny="type:CONCATENATION") == stays
+
+
 def test_operations_with_macs_may_not_stay() -> None:
     assert left(networks.classifier(), deny="type:ADD,type:FULLY_CONNECTED") == [
         "ADD",

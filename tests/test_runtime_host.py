@@ -112,3 +112,13 @@ def test_reports_name_the_host_side() -> None:
     assert host_name(graph, "reference") == "reference"
     assert host_name(graph, "runtime") == str(runtime or "no runtime installed")
     assert host_name(opaque, "reference").startswith("reference, opaque operations in ")
+
+
+@pytest.mark.tflite_runtime
+def test_tflite_runtime_runs_opaque_operators_too() -> None:
+    runtime = installed_runtime()
+    assert runtime is not None
+    assert runtime.package == "tflite-runtime"
+    graph = load(networks.absolute_file())
+    x = np.array([[-3, 4, -5, 0], [7, -8, 9, -10]], np.int8)
+    np.testing.assert_array_equal(run_source(graph, {"x": x})["y"], np.abs(x).reshape(2, 2, 2))

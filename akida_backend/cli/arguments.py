@@ -261,6 +261,6 @@ def _points(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise argparse.ArgumentTypeError(f"needs a whole number, got '{text}'")
     return int(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from akida_backend import compiler
-from akida_backend.calibration_data import random_samples, read_samples
+from akida_backend.calibration_data import first_samples, random_samples, read_samples
 from akida_backend.cli import HOLDS
 from akida_backend.cli.arguments import options_of
 from akida_backend.cli.output import progress, replacing, show, write_arrays
@@ -36,7 +36,7 @@ def run(parsed: argparse.Namespace) -> int:
     plan = compiler.compile(parsed.model, device=parsed.device, **options_of(parsed))
     graph = plan.graph
     samples = random_samples(graph) if parsed.data is None else read_samples(graph, parsed.data)
-    samples = samples.part(0, parsed.limit)
+    samples = first_samples(graph, samples, parsed.limit)
     total = sample_count(graph, samples.feeds)
     executor = Executor(plan)
     collected: dict[str, list[AnyArray]] = {name: [] for name in graph.outputs}

@@ -61,7 +61,7 @@ def executed(recording: Recording) -> AnyArray:
 
 @pytest.mark.parametrize(
     "limit",
-    [pytest.param(24, id="few"), pytest.param(None, id="all", marks=pytest.mark.full)],
+    [pytest.param(16, id="few"), pytest.param(None, id="all", marks=pytest.mark.full)],
 )
 def test_integer_models_give_the_recorded_outputs(shared: Path, limit: int | None) -> None:
     different: list[str] = []
@@ -80,8 +80,9 @@ def test_float_models_come_close_to_the_recorded_outputs(shared: Path) -> None:
     for recording in recordings(shared, 24):
         if expected_cause(recording.graph).startswith("float"):
             compared += 1
+            found, expected = executed(recording), recording.outputs
             np.testing.assert_allclose(
-                executed(recording).astype(np.float64), recording.outputs, rtol=1e-4, atol=1e-4
+                found.astype(np.float64), expected.astype(np.float64), rtol=1e-4, atol=1e-4
             )
     assert compared >= 5
 
