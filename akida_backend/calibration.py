@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from akida_backend.calibration_data import calibration_feeds
 from akida_backend.candidate import Candidate, device_shape
 from akida_backend.errors import InputError
+from akida_backend.execute import run_source
 from akida_backend.graph import AnyArray, Graph
 from akida_backend.lowering import Correction, Lower, Lowered, LoweringContext
 from akida_backend.options import Options
 from akida_backend.parameters import FloatArray, Refusal
 from akida_backend.program import Add, Code, Concatenate, InputPort, LookUpTable
-from akida_backend.reference import run_graph
 from akida_backend.simulator import encode, run_layer
 
 # Measured on MLPerf Tiny networks: 64 inputs gain, 4 are worse than none.
@@ -38,7 +38,8 @@ class Calibration:
 
     def measure(self, graph: Graph) -> Measured:
         """Run a (legalised) graph in reference arithmetic."""
-        return Measured(graph, run_graph(graph, self.feeds, keep=True))
+        names = [name for name, tensor in graph.tensors.items() if not tensor.is_constant]
+        return Measured(graph, run_source(graph, self.feeds, tensors=names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +154,8 @@ class Tuner:
                 np.where(better, correction.gain, kept.gain),
             )
             reach = np.maximum(active.mean(axis=(0, 1, 2)), LEAST_ACTIVE)
-            mean: FloatArray = error.mean(axis=(0, 1, 2))
-            return mean / reach
+            rest: FloatArray = error.mean(axis=(0, 1, 2)) / reach
+            return rest
 
         def centre(correction: Correction, rounds: int) -> None:
             for _ in range(rounds):

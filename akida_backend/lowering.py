@@ -188,7 +188,8 @@ def filter_parameters(
 
 def dead_filters(bank: FilterBank) -> NDArray[np.bool_]:
     """Filters without a weight, which give a constant; the source saturates it."""
-    return np.abs(bank.weights).reshape(len(bank.weights), -1).sum(axis=1) == 0
+    dead: NDArray[np.bool_] = np.abs(bank.weights).reshape(len(bank.weights), -1).sum(axis=1) == 0
+    return dead
 
 
 def misses_lower_clamp(candidate: Candidate, output_code: Code) -> bool:

@@ -52,7 +52,7 @@ def partition(
             members, output = chosen
             regions.append(Region(start, output, tuple(candidates[i] for i in members)))
             left = [i for i in left if i not in members]
-    reasons = {i: _homeless(graph, candidates[i], device, regions) for i in left}
+    reasons = {i: _homeless(graph, candidates, i, device, regions) for i in left}
     return tuple(regions), reasons
 
 
@@ -112,12 +112,22 @@ def _closed(
                     return False
                 if any(key(reader) not in inside for reader in graph.consumers[name]):
                     return False
-    return all(pool_rule(candidates[i]) is None for i in members if candidates[i].output == output)
+    return all(
+        candidates[i].output != output
+        and FOLLOWER_RULES.keys() >= {*followers(graph, candidates, i)}
+        for i in members
+        if pool_rule(candidates[i]) is not None
+    )
 
 
 def _homeless(
-    graph: Graph, candidate: Candidates, device: Device, regions: Sequence[Region]
+    graph: Graph,
+    candidates: Sequence[Candidates],
+    position: int,
+    device: Device,
+    regions: Sequence[Region],
 ) -> tuple[Violation, ...]:
+    candidate = candidates[position]
     if isinstance(candidate, Alias):
         found = "stands next to no layer"
         return (graph_violation("SEGMENT-EMPTY", found, device),)
@@ -132,9 +142,27 @@ def _homeless(
         return (graph_violation("SEGMENT-EMPTY", "no multiply-accumulate in reach", device),)
     rule = pool_rule(candidate)
     if rule is not None:
-        found = "no Conv2D or DepthwiseConv2D follows in the segment"
+        wrong = [f for f in followers(graph, candidates, position) if f not in FOLLOWER_RULES]
+        found = f"followed by {' and '.join(dict.fromkeys(wrong))}"
+        if not wrong:
+            found = "no Conv2D or DepthwiseConv2D follows in the segment"
         return (graph_violation(rule, found, device),)
     return (graph_violation("V2-GRAPH-IO", "needs more than one input or output", device),)
+
+
+def followers(graph: Graph, candidates: Sequence[Candidates], position: int) -> list[str]:
+    """What reads a candidate's output, under whatever name: layer types, or the host."""
+    name = candidates[position].output
+    inside = [i for i, c in enumerate(candidates) if name in c.inputs]
+    reading = {key(op) for i in inside for op in candidates[i].operations}
+    outside = name in graph.outputs or any(key(op) not in reading for op in graph.consumers[name])
+    found = ["the host"] if outside or not inside else []
+    for i in inside:
+        reader = candidates[i]
+        found += (
+            followers(graph, candidates, i) if isinstance(reader, Alias) else [reader.layer.value]
+        )
+    return found
 
 
 def pool_rule(candidate: Candidates) -> str | None:

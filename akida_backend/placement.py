@@ -123,22 +123,18 @@ def general_violations(op: Operation, context: PlacementContext) -> tuple[Violat
     device, graph = context.device, context.graph
     if isinstance(op, Opaque):
         return (graph_violation("OP-OPAQUE", op.reason, device),)
-    names = [*graph.activations_of(op), *op.outputs]
-    tensors = [graph.tensors[name] for name in names]
-    if any(t.dtype.is_float for t in tensors):
-        float_names = [t.name for t in tensors if t.dtype.is_float]
-        return (graph_violation("GRAPH-NOT-QUANTIZED", f"'{float_names[0]}' is float", device),)
-    for tensor in tensors:
-        if tensor.dtype not in EIGHT_BIT:
-            found = f"'{tensor.name}' is {tensor.dtype.value}"
-            return (graph_violation("GRAPH-DTYPE", found, device),)
-        if tensor.quantization is None:
-            found = f"'{tensor.name}' has no scale"
-            return (graph_violation("GRAPH-NO-QUANTIZATION", found, device),)
-        if not tensor.quantization.is_per_tensor:
-            found = f"'{tensor.name}' has one scale per channel"
-            return (graph_violation("GRAPH-DTYPE", found, device),)
+    found: dict[str, str] = {}  # one tensor per rule is enough to name
+    for name in (*graph.activations_of(op), *op.outputs):
+        tensor = graph.tensors[name]
+        if tensor.dtype.is_float:
+            found.setdefault("GRAPH-NOT-QUANTIZED", f"'{name}' is {tensor.dtype.value}")
+        elif tensor.dtype not in EIGHT_BIT:
+            found.setdefault("GRAPH-DTYPE", f"'{name}' is {tensor.dtype.value}")
+        elif tensor.quantization is None:
+            found.setdefault("GRAPH-NO-QUANTIZATION", f"'{name}' has no scale")
+        elif not tensor.quantization.is_per_tensor:
+            found.setdefault("GRAPH-DTYPE", f"'{name}' has one scale per channel")
         if graph.batch is not None and tensor.shape[:1] != (graph.batch,):
-            found = f"'{tensor.name}' has shape {tensor.shape}, the batch is {graph.batch}"
-            return (graph_violation("GRAPH-BATCH", found, device),)
-    return ()
+            text = f"'{name}' has shape {tensor.shape}, the batch is {graph.batch}"
+            found.setdefault("GRAPH-BATCH", text)
+    return tuple(graph_violation(code, text, device) for code, text in found.items())

@@ -122,7 +122,7 @@ def _boundary(graph: Graph) -> Mapping[int, bool]:
     at_output = _tail(graph)
     may_stay: dict[int, bool] = {}
     for op in graph.operations:
-        stays = _moves_values(op, graph) or op.outputs[0] in at_output
+        stays = _moves_values(op, graph) or not at_output.isdisjoint(op.outputs)
         for index in op.sources:
             may_stay[index] = may_stay.get(index, True) and stays
     return may_stay

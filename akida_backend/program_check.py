@@ -105,6 +105,16 @@ def accumulator_size(layer: ConvolutionLayer, input_shape: MapShape) -> MapShape
             return 1, 1, filters
 
 
+def layer_macs(layer: ProgramLayer, input_shape: MapShape) -> int:
+    """Multiply-accumulates per sample; taps that fall on the border count."""
+    if isinstance(layer, Add | Concatenate):
+        return 0
+    height, width, _ = accumulator_size(layer, input_shape)
+    if isinstance(layer, Conv2DTranspose | DepthwiseConv2DTranspose):
+        height, width, _ = input_shape
+    return height * width * layer.weights.size
+
+
 def output_size(layer: ProgramLayer, *input_shapes: MapShape) -> MapShape:
     """(height, width, channels) a layer writes for inputs of the given shapes.
 

@@ -13,6 +13,7 @@ from akida_backend.graph import Arithmetic
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
+import write_import_proof
 from write_import_proof import (
     ReferenceKernels,
     expected_cause,
@@ -20,7 +21,14 @@ from write_import_proof import (
     prove,
 )
 
-__all__ = ["RUNTIMES", "ReferenceKernels", "expected_cause", "prove", "require"]
+__all__ = [
+    "RUNTIMES",
+    "ReferenceKernels",
+    "expected_cause",
+    "prove",
+    "require",
+    "write_import_proof",
+]
 
 RUNTIMES: Final = [
     pytest.param(Arithmetic.TFLITE, id="litert"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from akida_backend.errors import UnsupportedOperationError
-from akida_backend.graph import Arithmetic, DType, Graph
+from akida_backend.graph import Arithmetic, DType, Graph, Quantization
 from akida_backend.reference import Environment, run_graph, run_operations
 from builders import GraphBuilder, random_inputs
 
@@ -140,7 +140,7 @@ def test_fully_connected_follows_the_runtime_the_graph_names() -> None:
     x = b.input(1, scaling=(1.0, 0))
     y = b.fully_connected(x, 1, bias=False, weights=np.ones((1, 1), np.int8), scaling=(8.0, 0))
     weights = b.tensors["fully_connected_weights"]
-    quantization = dataclasses.replace(weights.quantization, scale=np.ones(1, np.float32))
+    quantization = Quantization.per_tensor(1.0)
     b.tensors["fully_connected_weights"] = dataclasses.replace(weights, quantization=quantization)
     graph = b.build(y)
     found = {}

@@ -80,7 +80,8 @@ def test_shape_of_counts_the_samples_at_hand() -> None:
     b = GraphBuilder(0)
     y = b.shape_of(b.input(3, 4))
     found = run_one(b, y, COUNTED)
-    assert (found.tolist(), found.dtype) == ([2, 3, 4], np.int32)
+    assert found.dtype == np.int32
+    assert found.tolist() == [2, 3, 4]
 
 
 @pytest.mark.parametrize("index", [-1, 3])
@@ -96,7 +97,8 @@ def test_arg_max_takes_the_first_of_equals() -> None:
     b = GraphBuilder(0)
     y = b.arg_max(b.input(4), axis=1)
     found = run_one(b, y, np.array([[1, 5, 5, 2], [-1, -1, -2, -1]], np.int8))
-    assert (found.tolist(), found.dtype) == ([1, 0], np.int64)
+    assert found.dtype == np.int64
+    assert found.tolist() == [1, 0]
 
 
 def test_cast_cuts_floats_towards_zero() -> None:
