@@ -9,6 +9,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Small matrices: threads of the BLAS wait for each other longer than they compute.
+export OPENBLAS_NUM_THREADS ?= 1
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 comma := ,

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from builders import random_inputs
 
 from akida_backend.compiler import compile as compile_model
 from akida_backend.devices import device
@@ -19,6 +18,7 @@ from akida_backend.program_check import check_program
 from akida_backend.reference import run_graph
 from akida_backend.rewrites import Rule
 from akida_backend.rewrites.rewriting import RewriteContext, Rewritten
+from builders import random_inputs
 
 AKIDA2 = device("akida2")
 

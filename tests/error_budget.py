@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from builders import GraphBuilder, Scaling, random_inputs
 from numpy.typing import NDArray
 
 from akida_backend.execute import Executor
@@ -50,6 +49,7 @@ from akida_backend.graph import (
 )
 from akida_backend.plan import Plan
 from akida_backend.reference import run_graph
+from builders import GraphBuilder, Scaling, random_inputs
 
 Floats = NDArray[np.float64]
 

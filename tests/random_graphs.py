@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import numpy as np
-from builders import GraphBuilder
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, DType, Graph, Pads
+from builders import GraphBuilder
 
 LARGEST_SIDE = 12
 MOST_CHANNELS = 12
@@ -48,10 +48,10 @@ def graphs(draw: st.DrawFn, *, most_operations: int = 9, opaque: bool = False) -
     ]
     if not graph_outputs:  # every draw was refused
         graph_outputs = [b.conv2d(maps[0], 4)]
-    inner = [
-        name for op in b.operations for name in op.outputs if name not in graph_outputs
-    ]
-    graph_outputs += draw(st.lists(st.sampled_from(inner), max_size=2, unique=True)) if inner else []
+    inner = [name for op in b.operations for name in op.outputs if name not in graph_outputs]
+    graph_outputs += (
+        draw(st.lists(st.sampled_from(inner), max_size=2, unique=True)) if inner else []
+    )
     used = {name for op in b.operations for name in op.inputs}
     b.inputs = [name for name in b.inputs if name in used]
     b.tensors = {n: t for n, t in b.tensors.items() if n in used | {*graph_outputs}}

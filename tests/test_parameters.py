@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from builders import GraphBuilder, random_inputs
 from compiling import compiled, layers, reasons, row
 from error_budget import assert_within_budget
 from hypothesis import given, settings
@@ -32,6 +31,7 @@ from akida_backend.plan import DeviceSegment, Plan
 from akida_backend.program import Code, LookUpTable, NoActivation, ReLU
 from akida_backend.program import Conv2D as Conv2DLayer
 from akida_backend.reference import run_graph
+from builders import GraphBuilder, random_inputs
 
 ratios = st.floats(-25.0, 38.0).map(lambda exponent: 2.0**exponent)
 biases = st.floats(-(2.0**27), 2.0**27)

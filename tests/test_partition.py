@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import GraphBuilder, random_inputs
 from compiling import AKIDA2, compiled, layer_names, reasons, row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,6 +28,7 @@ from akida_backend.partition import Region, partition
 from akida_backend.placement import place
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
 from akida_backend.reference import run_graph
+from builders import GraphBuilder, random_inputs
 
 FOLLOWERS = (LayerType.CONV2D, LayerType.DEPTHWISE_CONV2D)
 generously = settings(
@@ -67,9 +67,7 @@ def assert_regions_keep_the_rules(
         assert order == sorted(order)
 
 
-def _assert_layer_rules(
-    graph: Graph, candidate: Candidate, position: int, region: Region
-) -> None:
+def _assert_layer_rules(graph: Graph, candidate: Candidate, position: int, region: Region) -> None:
     if candidate.layer is LayerType.INPUT_CONV2D:
         assert position == 0
         assert candidate.inputs == (region.input,)
@@ -320,9 +318,9 @@ def determined() -> Plan:
     x = b.conv2d(b.input(13, 9, 1), 4, kernel=(10, 4), stride=2)
     y = b.add(b.conv2d(x, 4), b.depthwise(x))
     z = b.concatenation(
-        b.conv2d(y, 4, scaling=(0.1, 0)), b.conv2d(y, 2, scaling=(0.1, 0)), b.conv2d(
-            y, 3, scaling=(0.1, 0)
-        )
+        b.conv2d(y, 4, scaling=(0.1, 0)),
+        b.conv2d(y, 2, scaling=(0.1, 0)),
+        b.conv2d(y, 3, scaling=(0.1, 0)),
     )
     z = b.hard_swish(b.conv2d(z, 4))
     return compile_model(b.build(b.fully_connected(b.mean(b.add(z, y)), 5), b.tanh(y)))

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, layer_names, layers, reasons
 from error_budget import Calm, assert_within_budget
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, DType
 from akida_backend.program import Add, NoActivation, ReLU
+from builders import GraphBuilder
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,9 +102,7 @@ def test_clamps_where_the_source_does_and_says_what_it_assumes(
 def test_bounds_a_sum_of_positives_that_relu6_clamps() -> None:
     b = Calm(4)
     x = b.input(5, 6, 4)
-    parts = [
-        b.conv2d(x, 4, activation=Activation.RELU, scaling=(0.04 * k, -128)) for k in (1, 1.5)
-    ]
+    parts = [b.conv2d(x, 4, activation=Activation.RELU, scaling=(0.04 * k, -128)) for k in (1, 1.5)]
     b.add(*parts, activation=Activation.RELU6, scaling=(0.05, -128))
     graph = b.build()
     plan = compiled(graph)

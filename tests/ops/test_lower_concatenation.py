@@ -7,13 +7,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, layer_names, reasons
 from error_budget import Calm, assert_within_budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, Concatenation, DType, Graph
+from builders import GraphBuilder
 
 
 @settings(max_examples=40, deadline=None)
@@ -56,9 +56,7 @@ def test_strays_no_further_than_rounding_explains(
 def _joined(*, axis: int = 3, activation: Activation = Activation.NONE) -> Graph:
     b = GraphBuilder(1)
     x = b.input(4, 4, 4)
-    b.concatenation(
-        b.conv2d(x, 4, scaling=(0.3, 1)), b.conv2d(x, 4, scaling=(0.3, 1)), axis=axis
-    )
+    b.concatenation(b.conv2d(x, 4, scaling=(0.3, 1)), b.conv2d(x, 4, scaling=(0.3, 1)), axis=axis)
     *others, last = b.operations
     assert isinstance(last, Concatenation)
     b.operations = [*others, dataclasses.replace(last, activation=activation)]

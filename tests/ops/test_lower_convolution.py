@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, layers
 from error_budget import Calm, assert_within_budget
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from akida_backend.graph import Activation, Conv2D, DepthwiseConv2D, DType, Size
 from akida_backend.program import Conv2D as Conv2DLayer
 from akida_backend.program import DepthwiseConv2D as DepthwiseConv2DLayer
 from akida_backend.program import InputConv2D, NoActivation, Padding, ReLU
+from builders import GraphBuilder
 
 ACTIVATIONS = list(Activation)
 TYPES = [DType.INT8, DType.UINT8]
@@ -69,9 +69,7 @@ def test_strays_on_average_as_independent_roundings_do(
     CASES[kind](b, kernel=3, activation=activation)
     graph = b.build()
     plan = compiled(graph)
-    assert_within_budget(
-        graph, plan, exact_input=kind == "InputConv2D", typical=True, samples=8
-    )
+    assert_within_budget(graph, plan, exact_input=kind == "InputConv2D", typical=True, samples=8)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import GraphBuilder, random_inputs
 from compiling import compiled, layer_names, layers, row
 from error_budget import Calm, assert_within_budget
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from akida_backend.graph import Activation, DType
 from akida_backend.program import Dense1D
 from akida_backend.reference import run_graph
 from akida_backend.simulator import Simulator
+from builders import GraphBuilder, random_inputs
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,9 +72,7 @@ def test_scores_are_finer_than_the_sources() -> None:
     feeds = random_inputs(graph, 16)
     even = {name: (x & ~1).astype(x.dtype) for name, x in feeds.items()}  # two source steps each
     _, scores = Simulator(program).run(even[graph.inputs[0]], raw=True)
-    real = scores.reshape(16, -1) * np.asarray(
-        program.tensors[program.output.device].code.scale
-    )
+    real = scores.reshape(16, -1) * np.asarray(program.tensors[program.output.device].code.scale)
     output = graph.tensors[graph.outputs[0]]
     source = run_graph(graph, even)[graph.outputs[0]].astype(np.float64)
     assert output.quantization is not None

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, layer_names, layers, reasons
 from error_budget import Calm, assert_within_budget
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, DType, Graph, Pads, Size2D
 from akida_backend.program import Conv2D, InputConv2D, MaxPool, Padding
+from builders import GraphBuilder
 
 SAME_POOL = MaxPool(Size2D(2, 2), Size2D(2, 2), Padding.SAME)
 

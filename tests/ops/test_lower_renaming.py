@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, layer_names, reasons, row
 from error_budget import Calm, assert_within_budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, DType
+from builders import GraphBuilder
 
 
 @settings(max_examples=40, deadline=None)
@@ -121,9 +121,7 @@ def test_a_clamp_joins_the_layer_in_front(bound: Activation, dtype: DType, behin
 def test_a_clamp_behind_a_concatenation_needs_a_carrier() -> None:
     b = Calm(2)
     x = b.input(5, 6, 4)
-    y = b.concatenation(
-        b.conv2d(x, 4, scaling=(0.3, 1)), b.conv2d(x, 4, scaling=(0.3, 1))
-    )
+    y = b.concatenation(b.conv2d(x, 4, scaling=(0.3, 1)), b.conv2d(x, 4, scaling=(0.3, 1)))
     b.relu(y)
     plan = compiled(b.build())
     assert layer_names(plan) == ["Conv2D", "Conv2D", "Concatenate", "Conv2D"]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, layer_names, layers, reasons, row
 from error_budget import Calm, assert_within_budget
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, DType
 from akida_backend.program import Conv2D, LookUpTable
+from builders import GraphBuilder
 
 Function = Callable[[GraphBuilder, str], str]
 
@@ -26,7 +26,7 @@ def _swish(b: GraphBuilder, x: str) -> str:
 def _hard_swish_written_out(
     b: GraphBuilder, x: str, *, bound: str = "operator", sixth: str = "gate"
 ) -> str:
-    """x * (relu6(x + 3) * (1 / 6)), the ways exporters write it."""
+    """X * (relu6(x + 3) * (1 / 6)), the ways exporters write it."""
     _, zero = b.scaling(x)
     low, high = b.dtype.code_range
     three = b.constant([high], scaling=(3.0 / (high - low), low), name="three")

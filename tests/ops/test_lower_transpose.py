@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, layer_names, layers, reasons
 from error_budget import assert_within_budget
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, DType, Pads, TransposeConv2D
 from akida_backend.program import Conv2DTranspose
+from builders import GraphBuilder
 
 
 @settings(max_examples=50, deadline=None)
@@ -57,16 +57,12 @@ def test_keeps_the_weights_unflipped() -> None:
     ("options", "expected"),
     [
         pytest.param({"stride": 1}, {"V2-TCONV-STRIDE": "stride 1"}, id="stride-1"),
-        pytest.param(
-            {"kernel": 5}, {"V2-TCONV-KERNEL": "a 5x5 kernel"}, id="kernel-5"
-        ),
+        pytest.param({"kernel": 5}, {"V2-TCONV-KERNEL": "a 5x5 kernel"}, id="kernel-5"),
         pytest.param(
             {"padding": "valid"},
             {
                 "V2-TCONV-PADDING": "explicit padding (top 0, bottom 0, left 0, right 0)",
-                "V2-CNV-TCONV-PADS": (
-                    "pads top 0, bottom 0, left 0, right 0 with a 3x3 kernel"
-                ),
+                "V2-CNV-TCONV-PADS": ("pads top 0, bottom 0, left 0, right 0 with a 3x3 kernel"),
             },
             id="valid",
         ),

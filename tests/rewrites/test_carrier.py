@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import assert_same_integers, compiled, kinds, layer_names, reasons, rewrite_once, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, Conv2D, DType
 from akida_backend.rewrites.carrier import apply
+from builders import GraphBuilder
 
 CARRIED: dict[str, Callable[[GraphBuilder, str], str]] = {
     "AVERAGE_POOL_2D": lambda b, x: b.average_pool(x),
@@ -40,9 +40,7 @@ def _behind(
     b = GraphBuilder(2, dtype=dtype)
     x = b.input(*size, 4)
     if dtype is DType.UINT8 and what == "CONCATENATION":
-        x = b.concatenation(
-            b.conv2d(x, 4, scaling=(0.1, 131)), b.conv2d(x, 2, scaling=(0.1, 131))
-        )
+        x = b.concatenation(b.conv2d(x, 4, scaling=(0.1, 131)), b.conv2d(x, 2, scaling=(0.1, 131)))
     else:
         x = BEHIND[what](b, x)
     y = CARRIED[carried](b, x)

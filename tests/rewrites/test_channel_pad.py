@@ -7,13 +7,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import assert_same_integers, compiled, kinds, layer_names, rewrite_once, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, Conv2D, DType, Graph, Pad, Quantization
 from akida_backend.rewrites.channel_pad import apply
+from builders import GraphBuilder
 
 SPREAD = ((0, 0), (0, 0), (0, 0), (1, 2))
 

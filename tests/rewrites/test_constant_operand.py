@@ -13,13 +13,13 @@ import math
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, kinds, layer_names, rewrite_once, row, steps_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, DepthwiseConv2D, DType, Graph, Quantization
 from akida_backend.rewrites.constant_operand import apply
+from builders import GraphBuilder
 
 CHANNELS = 4
 

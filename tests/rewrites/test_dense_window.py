@@ -8,13 +8,13 @@ layers once; the two differ by one step at most.
 from __future__ import annotations
 
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, kinds, layer_names, reasons, rewrite_once, row, steps_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, Arithmetic, DType, FullyConnected, Graph, Pads
 from akida_backend.rewrites.dense_window import apply
+from builders import GraphBuilder
 
 
 def _window(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import assert_same_integers, compiled, layer_names, reasons, rewrite_once, row
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from akida_backend.graph import (
     TransposeConv2D,
 )
 from akida_backend.rewrites.embed_kernel import apply
+from builders import GraphBuilder
 
 
 def _convolution(

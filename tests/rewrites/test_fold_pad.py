@@ -6,13 +6,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from builders import GraphBuilder
 from compiling import assert_same_integers, compiled, kinds, layer_names, reasons, rewrite_once, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from akida_backend.graph import Conv2D, DepthwiseConv2D, DType, Graph, Pad, Pads, Quantization
+from akida_backend.graph import Conv2D, DepthwiseConv2D, DType, Graph, Pads, Quantization
 from akida_backend.rewrites.fold_pad import apply
+from builders import GraphBuilder
 
 sides = st.integers(0, 3)
 pads = st.builds(Pads, sides, sides, sides, sides)

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import pytest
-from builders import GraphBuilder
 from compiling import assert_same_integers, compiled, kinds, layer_names, rewrite_once, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import DType, Graph, TransposeConv2D
 from akida_backend.rewrites.nearest_resize import apply
+from builders import GraphBuilder
 
 
 def _resized(

@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import compiled, kinds, layer_names, layers, reasons, rewrite_once, row, steps_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from akida_backend.graph import Activation, Add, Conv2D, DType, Graph
 from akida_backend.program import Add as AddLayer
 from akida_backend.program import NoActivation
 from akida_backend.rewrites.relu_after_add import apply
+from builders import GraphBuilder
 
 
 def _sum(
@@ -86,7 +86,9 @@ def _assert_nothing_assumed(graph: Graph, index: int) -> None:
     adds = [layer for layer in layers(plan) if isinstance(layer, AddLayer)]
     assert adds
     assert all(isinstance(layer.activation, NoActivation) for layer in adds)
-    assert all(segment.assumptions == () for segment in plan.segments if hasattr(segment, "program"))
+    assert all(
+        segment.assumptions == () for segment in plan.segments if hasattr(segment, "program")
+    )
 
 
 @pytest.mark.parametrize("activation", [Activation.RELU, Activation.RELU6])

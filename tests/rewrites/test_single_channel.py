@@ -6,13 +6,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from builders import GraphBuilder
 from compiling import assert_same_integers, compiled, kinds, layer_names, rewrite_once, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Conv2D, DepthwiseConv2D, DType
 from akida_backend.rewrites.single_channel import apply
+from builders import GraphBuilder
 
 
 @settings(max_examples=40, deadline=None)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from builders import GraphBuilder, random_inputs
 from compiling import assert_same_integers, compiled, kinds, layer_names, rewrite_once, row
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from akida_backend.graph import Conv2D, DType, Graph, Pad, Pads, Reshape, Transpose
 from akida_backend.plan import HostSegment
 from akida_backend.rewrites.space_to_depth import apply
+from builders import GraphBuilder, random_inputs
 
 
 def _stem(
@@ -102,7 +102,9 @@ def test_is_the_keyword_spotting_stem() -> None:
         ),
         pytest.param(_stem(size=(30, 30), kernel=(20, 20), stride=(2, 2)), id="too-large-still"),
         pytest.param(
-            _stem(size=(12, 12), kernel=(5, 4), stride=(2, 2), dilation=2, padding=Pads(4, 4, 4, 4)),
+            _stem(
+                size=(12, 12), kernel=(5, 4), stride=(2, 2), dilation=2, padding=Pads(4, 4, 4, 4)
+            ),
             id="dilated",
         ),
     ],

@@ -6,13 +6,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from builders import GraphBuilder
 from compiling import assert_same_integers, compiled, kinds, layer_names, rewrite_once, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, Concatenation, Conv2D, DType, Graph
 from akida_backend.rewrites.split_concatenation import apply
+from builders import GraphBuilder
 
 
 def _joined(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import assert_same_integers, compiled, layer_names, reasons, rewrite_once, row
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from akida_backend.graph import (
     Size2D,
 )
 from akida_backend.rewrites.split_stride import apply
+from builders import GraphBuilder
 
 
 def _strided(
@@ -103,9 +103,10 @@ def test_keeps_every_integer(
     assert isinstance(pick, DepthwiseConv2D)
     assert getattr(dense, "stride") == ONE  # noqa: B009 - of either convolution
     assert pick.stride == Size2D(2, 2)
-    assert np.count_nonzero(rewritten.graph.constant(pick.weights)) == graph.tensors[
-        pick.output
-    ].shape[-1]
+    assert (
+        np.count_nonzero(rewritten.graph.constant(pick.weights))
+        == graph.tensors[pick.output].shape[-1]
+    )
     assert_same_integers(graph, rewritten.graph)
 
 
