@@ -154,8 +154,9 @@ def _placed_rows(
         (index,) = op.sources
         parts = made_of.get(index, [])
         last = places[key(parts[-1])]
-        # MACs of an operation that several source operators became count for the first of them.
-        own = [places[key(part)] for part in parts if part.sources[0] == index]
+        # MACs of an operation that several source operators became count for the one it is named
+        # after: the convolution, not the padding in front.
+        own = [places[key(part)] for part in parts if part.location.index == index]
         reasons = {
             (violation.code, violation.found): violation
             for part in parts

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 
@@ -102,7 +102,10 @@ def first_samples(graph: Graph, samples: Samples, limit: int | None) -> Samples:
     """At most `limit` samples, the first ones; whole groups of a fixed batch, at least one."""
     if limit is not None and graph.batch is not None:
         limit = max(1, limit // graph.batch) * graph.batch
-    return samples.part(0, limit)
+    first = samples.part(0, limit)
+    if samples.path is None and first.count < samples.count:  # origin may tell how many
+        first = replace(first, origin=f"the first {first.count} of {samples.origin}")
+    return first
 
 
 def random_samples(graph: Graph, count: int = RANDOM_SAMPLES) -> Samples:

@@ -20,6 +20,7 @@ from akida_backend.calibration_data import (
     read_samples,
 )
 from akida_backend.ceiling import unrounded_output
+from akida_backend.compiled import plan_of, with_run_options
 from akida_backend.compiler import SUPPORTED_GENERATION
 from akida_backend.compiler import compile as compile_model
 from akida_backend.devices import devices
@@ -51,7 +52,7 @@ def compare(
     model: str | os.PathLike[str] | bytes | Graph | Plan,
     data: Data | Samples | None = None,
     *,
-    device: str = "akida2",
+    device: str | None = None,
     limit: int | None = None,
     output: str | None = None,
     per_layer: bool = False,
@@ -61,10 +62,11 @@ def compare(
     """Run a model as it is and on the device, and compare.
 
     Args:
-        model: Path, bytes, Graph or Plan (which has its own device and options).
+        model: Path, bytes, Graph or Plan, also saved ones. A plan has its own device and
+            options; emulation, host and fallback may change.
         data: .npz or .npy path, array, or arrays by name: the inputs by name or ``x``, and
             perhaps class indices ``y``. None: seeded random samples, without accuracy.
-        device: Name of a device profile, or ``all``.
+        device: Name of a device profile, or ``all``; by default the plan's, or ``akida2``.
         limit: Samples used at most, the first ones.
         output: Name of the output that is compared; by default the first.
         per_layer: Also compare every device tensor with the source tensor of its name.
@@ -76,6 +78,7 @@ def compare(
 
     Raises:
         ImportModelError: The model cannot be read.
+        ProgramError: The saved plan is damaged or of a newer version.
         InputError: An unknown name, or data that does not fit.
         FallbackError: `fallback` forbids what would stay on the host.
     """
@@ -99,7 +102,7 @@ def compare(
     report: Json = {
         "schema_version": SCHEMA_VERSION,
         "model": model_json(graph),
-        "device": device if len(plans) > 1 else plans[0].device.name,
+        "device": ALL_DEVICES if len(plans) > 1 else plans[0].device.name,
         "host": host_name(graph, chosen.host),
         "data": {
             "origin": samples.origin,
@@ -120,18 +123,15 @@ def compare(
 
 def _plans(
     model: str | os.PathLike[str] | bytes | Graph | Plan,
-    device: str,
+    device: str | None,
     options: Mapping[str, object],
 ) -> list[Plan]:
-    if isinstance(model, Plan):
-        if options:
-            raise InputError(
-                f"option '{next(iter(options))}' cannot change on a compiled plan; "
-                "give it to compile()"
-            )
-        return [model]
+    plan = plan_of(model)
+    if plan is not None:
+        return [with_run_options(plan, device, options)]
     graph = model if isinstance(model, Graph) else load(model)
-    names = supported_devices() if device.casefold() == ALL_DEVICES else (device,)
+    wanted = device or Options().device
+    names = supported_devices() if wanted.casefold() == ALL_DEVICES else (wanted,)
     return [compile_model(graph, device=name, **options) for name in names]
 
 

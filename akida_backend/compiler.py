@@ -124,7 +124,9 @@ def _round(
         result = lower_region(region, changed, device, options, f"segment{number}", measured)
         if not isinstance(result, LoweredSegment):
             violation = graph_violation(result.refusal.code, result.refusal.found, device)
-            return _all_sources(result.candidate.base, violation)
+            # A sum too large for its buffer leaves the convolution without the average.
+            summed = result.refusal.code == "LOWER-POST-OP" and result.candidate.average
+            return _all_sources(summed or result.candidate.base, violation)
         lowered.append(result)
     return Outcome(legalised, regions, tuple(lowered), loose)
 

@@ -325,7 +325,7 @@ def _found(rule: Rule, facts: LayerFacts) -> str:
         case "pool_stride" | "pool_size_and_stride":
             return f"a {facts.pool_size} max pool with stride {_short(facts.pool_stride)}"
         case "pool_pads":
-            return "max-pool pads that are neither Same nor Valid"
+            return "max-pool pads that are not the convolution's kind, Same or Valid"
         case "pool_padding":
             return f"a max pool with {facts.pool_padding} pads on a {facts.padding} convolution"
         case "pooling":

@@ -15,6 +15,7 @@ from akida_backend.importers.tflite_file import IDENTIFIER
 MAX_FILE_BYTES: Final = 2**28
 
 
+_PLAN_MAGIC: Final = b"\x89AKL\r\n\x1a\n"  # of `akida_backend.plan_format`, loaded only for plans
 _ONNX_NOT_YET: Final = "ONNX import is not available in this version"
 
 
@@ -65,6 +66,12 @@ def _content(path: Path, label: str) -> bytes:
 def _read(content: bytes, label: str) -> Graph:
     if content[4:8] == IDENTIFIER:
         return read_tflite(content, label)
+    if content.startswith(_PLAN_MAGIC):
+        raise ImportModelError(
+            label,
+            "is a compiled plan, not a model",
+            remedy="Give it to InferenceSession, or to the commands run, compare and inspect.",
+        )
     # An ONNX file starts with its IR version, a small number in protobuf field 1.
     if label.lower().endswith(".onnx") or (content[:1] == b"\x08" and content[2:3] in b"\x12\x1a:"):
         raise _onnx_error(label)

@@ -71,6 +71,13 @@ def bounded_relu(bound: FloatArray) -> ReLU:
     return ReLU(value.astype(np.uint8), shift.astype(np.uint8))
 
 
+def largest_value(relu: ReLU) -> FloatArray:
+    """What a ReLU lets through at most, per filter in accumulator units."""
+    if relu.max_value is None or relu.max_value_shift is None:
+        return np.array([math.inf])
+    return relu.max_value.astype(np.float64) * np.exp2(relu.max_value_shift.astype(np.float64))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FilterBank:
     """The source's filters in real terms.
@@ -240,11 +247,19 @@ def layer_parameters(
         if math.isinf(bound) or (saturates and area == 1):
             activation = ReLU()
         else:
-            activation = bounded_relu(bound / scale)
-        value_limit = worst.astype(np.float64)
+            # A bound no accumulator reaches needs no more bits than the accumulator.
+            activation = bounded_relu(np.minimum(bound / scale, 2.0 * worst))
+        value_limit = np.minimum(worst, largest_value(activation)).astype(np.float64)
     else:
         activation = NoActivation()
         value_limit = worst.astype(np.float64)
+    index = worst * rescale_ratio(rescale)
+    if lut is not None and index.max() >= 2.0 ** (POST_OP_BITS - 1):
+        return Refusal(
+            "LOWER-POST-OP",
+            f"the table's index may reach 2^{math.log2(float(index.max())):.1f}, "
+            f"{POST_OP_BITS} bits hold 2^{POST_OP_BITS - 1}",
+        )
     summed = value_limit * area
     if summed.max() >= 2.0 ** (POST_OP_BITS - 1):
         return Refusal(

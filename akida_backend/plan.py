@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,6 +109,7 @@ class Plan:
         options: How it was compiled.
         placement: One row per operator of the file, ascending.
         segments: In execution order.
+        compiled_by: Tool and version, of a plan that was read from a file.
     """
 
     graph: Graph
@@ -116,6 +118,7 @@ class Plan:
     options: Options
     placement: tuple[PlacedOperation, ...]
     segments: tuple[Segment, ...]
+    compiled_by: str = ""
 
     @property
     def programs(self) -> tuple[Program, ...]:
@@ -138,6 +141,17 @@ class Plan:
         from akida_backend.report import report
 
         return report(self, format)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an ``.akp`` file, which needs neither the model nor a compiler to run.
+
+        Raises:
+            InputError: Another ending, or the file cannot be written.
+            UnsupportedOperationError: The plan has opaque operators; they are named.
+        """
+        from akida_backend.plan_format import save_plan
+
+        save_plan(self, path)
 
     def _repr_html_(self) -> str:
         from akida_backend.report import plan_html

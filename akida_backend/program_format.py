@@ -7,7 +7,7 @@ number of elements (bytes of a text); an absent array is (0, 0). Arrays begin at
 with zero bytes between. Unused fields are zero. Equal programs give equal bytes, and a reader
 may refuse any other arrangement.
 
-    Header, 64 bytes
+    Header, 64 bytes, as `akida_backend.sealed_bytes` describes it
       0  8 bytes   magic 89 'A' 'K' 'P' 0D 0A 1A 0A
       8  uint32    format version, 1
      12  uint32    CRC-32 (zlib) of every byte from 16 on
@@ -83,10 +83,8 @@ may refuse any other arrangement.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypedDict, TypeVar
@@ -121,14 +119,12 @@ from akida_backend.program import (
     Rescale,
 )
 from akida_backend.program_check import check_program, has_global_average, pool_of
+from akida_backend.sealed_bytes import ALIGNMENT, HEADER_BYTES, SealedBytes
 
 FORMAT_VERSION: Final = 1
 MAGIC: Final = b"\x89AKP\r\n\x1a\n"
-ALIGNMENT: Final = 64
-MAX_BYTES: Final = 2**31 - 1
 
-_HEADER: Final = struct.Struct("<8sIIQ8x32s")
-_CHECKED_FROM: Final = 16  # what the CRC covers
+_SEAL: Final = SealedBytes("program bytes", "program", MAGIC, FORMAT_VERSION)
 _PROGRAM: Final = struct.Struct("<4I I4x 4I I4x 2I 4I I3i 2I")
 _TENSOR: Final = struct.Struct("<2I 3I 4B 2I")
 _LAYER: Final = struct.Struct("<3I 6B2x 2I 2I 2I 4I 3i 26I")
@@ -161,7 +157,7 @@ def content_hash(data: bytes) -> str:
     Raises:
         ProgramError: The bytes are damaged, of another version, or not a program's.
     """
-    return _checked_digest(data).hex()
+    return _SEAL.digest(data).hex()
 
 
 # Writing
@@ -183,17 +179,11 @@ def program_to_bytes(program: Program) -> bytes:
     for layer in program.layers:
         body += _layer_record(layer, numbers, heap)
     body += heap.data
-    size = _HEADER.size + len(body)
-    if size > MAX_BYTES:
-        raise ProgramError(f"program '{program.name}' takes {size} bytes, at most {MAX_BYTES} fit")
-    digest = hashlib.sha256(body).digest()
-    header = _HEADER.pack(MAGIC, FORMAT_VERSION, 0, size, digest)
-    checksum = zlib.crc32(body, zlib.crc32(header[_CHECKED_FROM:]))
-    return _HEADER.pack(MAGIC, FORMAT_VERSION, checksum, size, digest) + body
+    return _SEAL.seal(body, f"program '{program.name}'")
 
 
 def _records_end(layers: int) -> int:
-    return _HEADER.size + _PROGRAM.size + (layers + 1) * _TENSOR.size + layers * _LAYER.size
+    return HEADER_BYTES + _PROGRAM.size + (layers + 1) * _TENSOR.size + layers * _LAYER.size
 
 
 @dataclass
@@ -338,7 +328,7 @@ def program_from_bytes(data: bytes) -> Program:
     Raises:
         ProgramError: The bytes are damaged, of another version, or not a program's.
     """
-    _checked_digest(data)
+    _SEAL.digest(data)
     program = _read_program(data)
     # The reader does not look at unused fields; a program has one form only.
     if program_to_bytes(program) != data:
@@ -347,31 +337,7 @@ def program_from_bytes(data: bytes) -> Program:
 
 
 def _damaged(problem: str) -> ProgramError:
-    return ProgramError(f"program bytes: {problem}\n  Compile the model again.")
-
-
-def _checked_digest(data: bytes) -> bytes:
-    """The content hash, once size, checksum and the hash itself are found to hold."""
-    if not data.startswith(MAGIC):
-        raise _damaged("they do not begin as an akida-backend program does")
-    if len(data) < _HEADER.size:
-        raise _damaged(f"{len(data)} bytes, the header alone takes {_HEADER.size}")
-    _, version, checksum, size, digest = _HEADER.unpack_from(data)
-    if version > FORMAT_VERSION:
-        raise ProgramError(
-            f"program bytes: format version {version}, this akida-backend reads {FORMAT_VERSION}"
-            "\n  Install a newer akida-backend, or compile the model with this one."
-        )
-    if version < FORMAT_VERSION:
-        raise _damaged(f"format version {version} does not exist")
-    if size != len(data):
-        raise _damaged(f"{len(data)} bytes, the header says {size}")
-    view = memoryview(data)
-    if zlib.crc32(view[_CHECKED_FROM:]) != checksum:
-        raise _damaged("the checksum does not match")
-    if hashlib.sha256(view[_HEADER.size :]).digest() != digest:
-        raise _damaged("the content hash does not match")
-    return bytes(digest)
+    return _SEAL.damaged(problem)
 
 
 @dataclass
@@ -442,7 +408,7 @@ class _Fields:
 def _read_program(data: bytes) -> Program:
     if len(data) < _records_end(0):
         raise _damaged("the program record is cut off")
-    record = _Fields(_PROGRAM, data, _HEADER.size)
+    record = _Fields(_PROGRAM, data, HEADER_BYTES)
     name, device, count = record.ref(), record.ref(), record.number()
     if _records_end(count) > len(data):
         raise _damaged(f"{count} layers do not fit into {len(data)} bytes")
@@ -465,7 +431,7 @@ def _read_program(data: bytes) -> Program:
         high=record.number(),
         factor=cursor.array("output factor", record.ref(), np.float64),
     )
-    at = _HEADER.size + _PROGRAM.size
+    at = HEADER_BYTES + _PROGRAM.size
     tensors = tuple(
         _read_tensor(f"tensor {k}", _Fields(_TENSOR, data, at + k * _TENSOR.size), cursor)
         for k in range(count + 1)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from akida_backend.calibration_data import read_samples
-from akida_backend.cli.output import replacing
 from akida_backend.errors import AkidaBackendError, InputError
 from akida_backend.graph import AnyArray, DType, Graph
 from akida_backend.loading import load
+from akida_backend.writing import replacing
 
 _SIGNATURE: Final = "serving_default"
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from akida_backend.candidate import Alias, Candidate, Candidates, device_shape
 from akida_backend.constraints import LayerType, violations
 from akida_backend.devices import Device
-from akida_backend.graph import Conv2D, DepthwiseConv2D, Graph
+from akida_backend.graph import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Mean
 from akida_backend.lowering import dead_filters, filter_bank, real_clamp
 from akida_backend.partition import candidate_macs
 from akida_backend.program import Code
@@ -54,6 +54,12 @@ def averaged_peak(peak: float, area: int) -> float:
     Measured on MLPerf Tiny networks; half of the data-free default recipe's gain on resnet8.
     """
     return float(peak * max(0.25, area**-0.25))
+
+
+def has_own_scale(graph: Graph, average: AveragePool2D | Mean) -> bool:
+    """Whether the source stores averages on a scale made for them; AVERAGE_POOL_2D never does."""
+    before, after = (graph.tensors[n].quantization for n in (average.input, average.output))
+    return before is None or after is None or before.single_scale != after.single_scale
 
 
 def constant_peak(graph: Graph, candidate: Candidate) -> float:
@@ -185,7 +191,7 @@ def _peaks(
         if calibrated is not None and name in calibrated:
             measured = float(calibrated[name].max())
             peak = min(peak, measured) if measured > 0 else peak
-        elif candidate.average is not None:
+        elif candidate.average is not None and not has_own_scale(graph, candidate.average):
             height, width, _ = device_shape(graph.tensors[candidate.average.input])
             peak = max(averaged_peak(peak, height * width), constant_peak(graph, candidate))
         peaks[name] = peak

@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from akida_backend.calibration_data import stored_feeds
-from akida_backend.compiler import compile as compile_model
+from akida_backend.compiled import compiled
 from akida_backend.errors import InputError
 from akida_backend.execute import Executor
 from akida_backend.graph import AnyArray, DType, Graph, Tensor
-from akida_backend.options import Options, unknown
+from akida_backend.options import unknown
 from akida_backend.plan import Plan
-from akida_backend.policy import apply_fallback
 from akida_backend.runtime_host import host_name
 
 _TYPES: Final[Mapping[DType, str]] = {DType.FLOAT32: "float", DType.FLOAT64: "double"}
-_RUN_OPTIONS: Final = ("emulation", "host", "fallback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +41,13 @@ class InferenceSession:
     """Runs a model partly on the simulated device, partly on the host.
 
     Args:
-        model: Path, bytes, Graph or Plan.
+        model: Path, bytes, Graph or Plan; a saved plan (``.akp``) as path or bytes, too.
         device: Name of a device profile; a Plan has its own.
         options: Fields of `Options`; with a Plan only emulation, host and fallback.
 
     Raises:
         ImportModelError: The model cannot be read.
+        ProgramError: The saved plan is damaged or of a newer version.
         InputError: An unknown device or option.
         FallbackError: `fallback` forbids what would stay on the host.
     """
@@ -59,14 +58,8 @@ class InferenceSession:
         device: str | None = None,
         **options: object,
     ) -> None:
-        if isinstance(model, Plan):
-            self._plan = model
-            chosen = _run_options(model, device, options)
-            apply_fallback(model, chosen.fallback)
-        else:
-            self._plan = compile_model(model, device=device or Options().device, **options)
-            chosen = self._plan.options
-        self._executor = Executor(self._plan, emulation=chosen.emulation, host=chosen.host)
+        self._plan = compiled(model, device, options)
+        self._executor = Executor(self._plan)
 
     @property
     def plan(self) -> Plan:
@@ -109,25 +102,6 @@ class InferenceSession:
                 raise InputError(unknown("output", name, graph.outputs))
         values = self._executor.run(stored_feeds(graph, input_feed)).values
         return [values[name] for name in names]
-
-
-def _run_options(plan: Plan, device: str | None, options: Mapping[str, object]) -> Options:
-    chosen = Options.parse(options)
-    fixed = [name for name in options if name not in _RUN_OPTIONS]
-    if device is not None and device.casefold() != plan.device.name:
-        fixed.insert(0, "device")
-    if fixed:
-        raise InputError(
-            f"option '{fixed[0]}' cannot change on a compiled plan (it is for "
-            f"'{plan.device.name}')\n  give it to compile(); "
-            f"a session on a plan takes {', '.join(_RUN_OPTIONS)}"
-        )
-    given = {name: getattr(chosen, name) for name in options}
-    return Options(
-        emulation=given.get("emulation", plan.options.emulation),
-        host=given.get("host", plan.options.host),
-        fallback=given.get("fallback", "allow"),  # the plan's own was applied when it was compiled
-    )
 
 
 def _node_arg(tensor: Tensor) -> NodeArg:

@@ -2,7 +2,7 @@
 """One module per operation of the source dialect, and the table of all of them."""
 
 if __name__ == "ops":
-    raise ImportError("this folder is the package akida_backend.ops: import that instead")
+    raise ImportError("the folder 'ops' is the package akida_backend.ops: import that instead")
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -23,7 +23,7 @@ from akida_backend.candidate import (
     convolution_candidate,
     device_shape,
 )
-from akida_backend.constraints import LayerType
+from akida_backend.constraints import LayerType, violations
 from akida_backend.graph import AnyArray, Conv2D, Graph, Size2D
 from akida_backend.lowering import (
     Lowered,
@@ -88,19 +88,23 @@ def candidate(op: Conv2D, context: PlacementContext) -> Match:
     filters, kernel_height, kernel_width, depth = graph.tensors[op.weights].shape
     _, _, channels = device_shape(graph.tensors[op.input])
     fed_by_host = op.input not in context.on_device and graph.consumers[op.input] == (op,)
-    layer = (
-        LayerType.INPUT_CONV2D
-        if fed_by_host and channels in INPUT_CHANNELS and op.input not in graph.outputs
-        else LayerType.CONV2D
-    )
-    return convolution_candidate(
-        op,
-        context,
-        layer,
-        kernel=Size2D(int(kernel_height or 0), int(kernel_width or 0)),
-        filters=int(filters or 0),
-        groups=channels // max(int(depth or 1), 1),
-    )
+    convolutions = [
+        convolution_candidate(
+            op,
+            context,
+            layer,
+            kernel=Size2D(int(kernel_height or 0), int(kernel_width or 0)),
+            filters=int(filters or 0),
+            groups=channels // max(int(depth or 1), 1),
+        )
+        for layer in (LayerType.INPUT_CONV2D, LayerType.CONV2D)
+    ]
+    if not (fed_by_host and channels in INPUT_CHANNELS and op.input not in graph.outputs):
+        return convolutions[-1]
+    # An image may also enter a Conv2D, as int8, where the input layer cannot take it.
+    strict = context.options.strict_converter
+    fitting = (c for c in convolutions if not violations(c.facts, context.device, strict=strict))
+    return next(fitting, convolutions[0])
 
 
 def lower(candidate: Candidate, context: LoweringContext) -> Lowered | Refusal:

@@ -49,8 +49,8 @@ POOLING_LAYERS: Final = (
 def absorb(op: MaxPool2D, candidate: Candidate, context: PlacementContext) -> Match | None:
     """Max pooling of accumulators: a clamp in front of it commutes, both are monotone."""
     graph = context.graph
-    if graph.sole_consumer(candidate.output) is not op or candidate.lut is not None:
-        return None if candidate.lut is None else only_joins(op, context)
+    if graph.sole_consumer(candidate.output) is not op:
+        return None
     if (
         candidate.layer not in POOLING_LAYERS
         or candidate.pool is not None

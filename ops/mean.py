@@ -18,7 +18,7 @@ from akida_backend.fixed_point import multiply_by_quantized_multiplier, quantize
 from akida_backend.graph import Activation, AnyArray, Arithmetic, Graph, Mean
 from akida_backend.ops.average_pool2d import AVERAGING_LAYERS, join_global_average
 from akida_backend.reference import Environment
-from akida_backend.spec import OpSpec
+from akida_backend.spec import OpSpec, only_joins
 
 
 def reference(op: Mean, env: Environment) -> tuple[AnyArray, ...]:
@@ -73,7 +73,7 @@ def candidate(op: Mean, context: PlacementContext) -> Match:
 
 def candidate_reasons(op: Mean, context: PlacementContext) -> tuple[Violation, ...]:
     if is_global_average(op, context.graph):
-        return (graph_violation("OP-NOT-FUSED", "a mean no convolution precedes", context.device),)
+        return only_joins(op, context)
     found = f"a mean over axes {op.axes}"
     return (graph_violation("OP-LOCAL-AVERAGE", found, context.device),)
 

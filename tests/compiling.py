@@ -59,7 +59,7 @@ def steps_apart(before: Graph, after: Graph, *, samples: int = 3, seed: int = 0)
 
 def compiled(graph: Graph, **options: object) -> Plan:
     """A plan whose programs are all well-formed."""
-    plan = compile_model(graph, **options)
+    plan = compile_model(graph, AKIDA2.name, **options)
     for program in plan.programs:
         check_program(program)
     return plan

@@ -16,13 +16,13 @@ import pytest
 import akida_backend
 from akida_backend import cli
 from akida_backend.cli import main
-from akida_backend.cli.output import replacing
 from akida_backend.compiler import compile as compile_model
 from akida_backend.errors import InputError
 from akida_backend.execute import Executor
 from akida_backend.loading import load
 from akida_backend.reference import run_graph
 from akida_backend.tflite_writer import write_tflite
+from akida_backend.writing import replacing
 from builders import GraphBuilder
 
 ROOT = Path(akida_backend.__file__).parents[1]
@@ -130,6 +130,23 @@ def test_inspect_warns_in_one_line(
     assert "TANH" in record.getMessage()
 
 
+def test_inspect_judges_the_partitions_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "inspect parts.tflite --max-partitions 1")
+    assert code == 1
+    assert "in 2 partitions" in out
+    assert "wanted at most 1 partitions, found 2" in err
+
+
+def test_a_full_disk_is_said_in_one_line() -> None:
+    command = [sys.executable, "-m", "akida_backend", "devices"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "akida-backend: standard output cannot be written: No space left on device"
+    ]
+
+
 def test_inspect_of_all_devices_gives_one_row_each(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "inspect model.tflite --device all")
     for name in ("akida2", "akida2-fpga-2n", "akida2-fpga-6n", "akida2-12n", "akd2500"):
@@ -164,7 +181,8 @@ def test_run_writes_outputs_by_name(capsys: pytest.CaptureFixture[str], tmp_path
 def test_run_without_data_takes_random_samples(capsys: pytest.CaptureFixture[str]) -> None:
     data = run_json(capsys, "run model.tflite --limit 5")
     assert data["samples"] == 5
-    assert data["data"] == {"origin": "32 random samples, seed 0", "random": True}
+    origin = "the first 5 of 32 random samples, seed 0"
+    assert data["data"] == {"origin": origin, "random": True}
     assert data["outputs"][0]["shape"] == [5, 6]
 
 

@@ -149,9 +149,11 @@ def test_four_bit_weights_have_a_range_of_their_own() -> None:
 
 # Layers
 
+EIGHT_BITS = Code((0.05,))
+
 
 def _layer(
-    bank: FilterBank, *, output: Code | None = Code((0.05,)), **options: object
+    bank: FilterBank, *, output: Code | None = EIGHT_BITS, **options: object
 ) -> LayerParameters | Refusal:
     settings_: dict[str, object] = {
         "input_scale": np.full(len(bank.weights), 0.02),
@@ -198,11 +200,31 @@ def test_a_filter_that_never_fires_loses_its_weights_only_where_it_must() -> Non
 
 def test_a_pooled_sum_beyond_32_bits_is_refused() -> None:
     heavy = _bank([[127] * 4000])
-    refused = _layer(heavy, relu=True, area=144)
+    for options in ({"relu": True}, {"relu": False}, {"relu": True, "bound": 1e9}):
+        refused = _layer(heavy, area=144, **options)
+        assert isinstance(refused, Refusal)
+        assert refused.code == "LOWER-POST-OP"
+        assert "pooled sum" in refused.found
+    assert isinstance(_layer(heavy, relu=True), LayerParameters)
+    assert isinstance(_layer(heavy, relu=True, bound=6.0, area=144), LayerParameters)
+
+
+def test_a_tables_index_beyond_32_bits_is_refused() -> None:
+    refused = _layer(_bank([[127] * 4000], scale=1e3), lut=Lut(np.abs, -1e-3, 1e-3))
     assert isinstance(refused, Refusal)
     assert refused.code == "LOWER-POST-OP"
-    assert "pooled sum" in refused.found
-    assert isinstance(_layer(heavy, relu=True), LayerParameters)
+    assert "index" in refused.found
+
+
+def test_a_bound_out_of_reach_needs_few_bits() -> None:
+    made = _layer(_bank([[1, 2]], scale=1e-12), relu=True, bound=6.0, area=4)
+    assert isinstance(made, LayerParameters)
+    assert isinstance(made.activation, ReLU)
+    assert made.activation.max_value_shift is not None
+    assert made.activation.max_value_shift.max() < 8
+    assert made.activation.max_value is not None
+    bound = made.activation.max_value.astype(int) << made.activation.max_value_shift
+    assert (bound >= 128 * 3).all()
 
 
 def test_a_rescaled_value_beyond_32_bits_is_refused() -> None:

@@ -28,6 +28,7 @@ from akida_backend.rewrites import (
     dense_window,
     embed_kernel,
     fold_pad,
+    fold_recoding,
     nearest_resize,
     relu_after_add,
     single_channel,
@@ -60,6 +61,7 @@ ALL_REWRITES: Final = (
     NamedRewrite("embed-kernel", "exact", embed_kernel.EFFECT, embed_kernel.apply),
     NamedRewrite("space-to-depth", "exact", space_to_depth.EFFECT, space_to_depth.apply),
     NamedRewrite("split-stride", "exact", split_stride.EFFECT, split_stride.apply),
+    NamedRewrite("fold-recoding", "exact", fold_recoding.EFFECT, fold_recoding.apply),
     NamedRewrite("dense-window", "same function", dense_window.EFFECT, dense_window.apply),
     NamedRewrite("channel-pad", "exact", channel_pad.EFFECT, channel_pad.apply),
     NamedRewrite(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from compiling import compiled, layer_names, layers, reasons
 from error_budget import Calm, assert_within_budget
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, DType
@@ -57,6 +57,9 @@ def test_strays_no_further_than_rounding_explains(
         y = b.conv2d(y, 3)
     graph = b.build(y)
     plan = compiled(graph)
+    # Behind ReLU6 the builder's bias can be too large for the finer steps of six.
+    refusals = {r.code for placed in plan.placement for r in placed.reasons}
+    assume("LOWER-ACCUMULATOR" not in refusals)
     assert len(plan.programs) == 1
     assert "Add" in layer_names(plan)
     assert_within_budget(graph, plan, seed=seed)

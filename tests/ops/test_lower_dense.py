@@ -70,7 +70,9 @@ def test_scores_are_finer_than_the_sources() -> None:
     graph = b.build()
     (program,) = compiled(graph).programs
     feeds = random_inputs(graph, 16)
-    even = {name: (x & ~1).astype(x.dtype) for name, x in feeds.items()}  # two source steps each
+    even = {
+        name: (x.astype(np.int64) & ~1).astype(x.dtype) for name, x in feeds.items()
+    }  # two source steps each
     _, scores = Simulator(program).run(even[graph.inputs[0]], raw=True)
     real = scores.reshape(16, -1) * np.asarray(program.tensors[program.output.device].code.scale)
     output = graph.tensors[graph.outputs[0]]

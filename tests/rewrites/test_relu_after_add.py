@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, Add, Conv2D, DType, Graph
+from akida_backend.plan import DeviceSegment
 from akida_backend.program import Add as AddLayer
 from akida_backend.program import NoActivation
 from akida_backend.rewrites.relu_after_add import apply
@@ -67,7 +68,9 @@ def test_needs_strict_hardware() -> None:
     assert rewrite_once(apply, _sum()) is None
     plan = compiled(_sum())
     assert layer_names(plan)[-1] == "Add"
-    assert "Add applies ReLU" in "".join(plan.segments[0].assumptions)  # type: ignore[union-attr]
+    (segment,) = plan.segments
+    assert isinstance(segment, DeviceSegment)
+    assert "Add applies ReLU" in "".join(segment.assumptions)
 
 
 def test_leaves_a_plain_sum_alone() -> None:
@@ -87,7 +90,7 @@ def _assert_nothing_assumed(graph: Graph, index: int) -> None:
     assert adds
     assert all(isinstance(layer.activation, NoActivation) for layer in adds)
     assert all(
-        segment.assumptions == () for segment in plan.segments if hasattr(segment, "program")
+        segment.assumptions == () for segment in plan.segments if isinstance(segment, DeviceSegment)
     )
 
 

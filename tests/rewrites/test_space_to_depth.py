@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from compiling import assert_same_integers, compiled, kinds, layer_names, rewrite_once, row
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import Conv2D, DType, Graph, Pad, Pads, Reshape, Transpose
@@ -31,7 +31,7 @@ def _stem(
     return b.build()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     size=st.tuples(st.integers(5, 14), st.integers(5, 14)),
     kernel=st.tuples(st.integers(1, 10), st.integers(1, 10)),

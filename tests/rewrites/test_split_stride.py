@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compiling import assert_same_integers, compiled, layer_names, reasons, rewrite_once, row
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from akida_backend.graph import (
@@ -61,7 +61,7 @@ def _strided(
     return b.build()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     size=st.tuples(st.integers(5, 10), st.integers(5, 10)),
     kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
