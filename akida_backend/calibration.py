@@ -36,6 +36,10 @@ class Calibration:
 
     feeds: Mapping[str, AnyArray]
 
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.feeds.values())))
+
     def measure(self, graph: Graph) -> Measured:
         """Run a (legalised) graph in reference arithmetic."""
         names = [name for name, tensor in graph.tensors.items() if not tensor.is_constant]
@@ -52,20 +56,26 @@ class Measured:
     @cached_property
     def peaks(self) -> Mapping[str, NDArray[np.float64]]:
         """Largest magnitude per channel, real values, of all quantized activations."""
-        return {
-            name: np.abs(self.real(name)).max(axis=(0, 1, 2))
-            for name, tensor in self.graph.tensors.items()
-            if name in self.values and tensor.is_quantized and len(tensor.shape) <= 4
-        }
+        peaks = {}
+        for name, tensor in self.graph.tensors.items():
+            if name in self.values and tensor.is_quantized and len(tensor.shape) <= 4:
+                stored = self.values[name].reshape(-1, device_shape(tensor)[2])
+                ends = np.stack([stored.min(axis=0), stored.max(axis=0)])
+                peaks[name] = np.abs(self._reals(name, ends)).max(axis=0)
+        return peaks
 
-    def real(self, name: str) -> FloatArray:
-        """Real values, (samples, height, width, channels)."""
-        tensor = self.graph.tensors[name]
-        if tensor.quantization is None:
+    def real(self, name: str, samples: int) -> FloatArray:
+        """Real values of the first samples, (samples, height, width, channels)."""
+        stored = self.values[name][:samples]
+        real = self._reals(name, stored)
+        return real.reshape(len(stored), *device_shape(self.graph.tensors[name]))
+
+    def _reals(self, name: str, stored: AnyArray) -> FloatArray:
+        quantization = self.graph.tensors[name].quantization
+        if quantization is None:
             raise ValueError(f"tensor '{name}' is not quantized")
-        stored = self.values[name].astype(np.float64)
-        real = (stored - tensor.quantization.single_zero_point) * tensor.quantization.single_scale
-        return real.reshape(len(stored), *device_shape(tensor))
+        zero, scale = quantization.single_zero_point, quantization.single_scale
+        return (stored.astype(np.float64) - zero) * scale
 
 
 def calibrate(graph: Graph, options: Options) -> Calibration | None:
@@ -77,14 +87,16 @@ def calibrate(graph: Graph, options: Options) -> Calibration | None:
     if options.calibration is None:
         return None
     feeds = calibration_feeds(graph, options.calibration, options.calibration_limit)
-    count = len(next(iter(feeds.values())))
-    if count < FEWEST_SAMPLES:
-        raise InputError(
-            f"calibration has {count} samples, at least {FEWEST_SAMPLES} are needed: scales "
-            "chosen from fewer are worse than none\n  give 64 typical inputs, or leave calibration "
-            "out"
-        )
-    return Calibration(feeds)
+    calibration = Calibration(feeds)
+    if calibration.count >= FEWEST_SAMPLES:
+        return calibration
+    if options.allow_uncalibrated:
+        return None
+    raise InputError(
+        f"calibration has {calibration.count} samples, at least {FEWEST_SAMPLES} are needed: "
+        "scales chosen from fewer are worse than none\n"
+        "  give 64 typical inputs, or allow_uncalibrated to do without them"
+    )
 
 
 class Tuner:
@@ -130,7 +142,7 @@ class Tuner:
         self, candidate: Candidate, lowered: Lowered, context: LoweringContext, lower: Lower
     ) -> Lowered:
         name = candidate.output
-        target = self._measured.real(name)[: self._samples]
+        target = self._measured.real(name, self._samples)
         add = context.sums.get(name)
         if add is not None:
             other = add.b if add.a == name else add.a
@@ -176,7 +188,7 @@ class Tuner:
     def _mean_error(self, name: str) -> FloatArray:
         """Mean real error per channel of a tensor that is lowered already."""
         real = self._device[name] * np.asarray(self._codes[name].scale)
-        error = real - self._measured.real(name)[: self._samples]
+        error = real - self._measured.real(name, self._samples)
         mean: FloatArray = error.mean(axis=(0, 1, 2))
         return mean
 

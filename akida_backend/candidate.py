@@ -36,6 +36,8 @@ from akida_backend.graph import (
 )
 from akida_backend.options import Options
 
+LARGEST_EXPONENT = 700.0  # exp stays finite
+
 
 class LutFunction(Enum):
     """Functions the published toolchain puts into look-up tables, and their parts."""
@@ -58,11 +60,11 @@ class LutActivation:
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         match self.function:
             case LutFunction.SWISH:
-                y = x / (1.0 + np.exp(-x))
+                y = x / (1.0 + np.exp(-np.maximum(x, -LARGEST_EXPONENT)))
             case LutFunction.HARD_SWISH:
                 y = x * np.clip(x + 3.0, 0.0, 6.0) / 6.0
             case LutFunction.LOGISTIC:
-                y = 1.0 / (1.0 + np.exp(-x))
+                y = 1.0 / (1.0 + np.exp(-np.maximum(x, -LARGEST_EXPONENT)))
             case LutFunction.LEAKY_RELU:
                 y = np.where(x >= 0.0, x, self.alpha * x)
         return self.gain * y
@@ -183,18 +185,16 @@ def constant_parameters(
     op: Conv2D | DepthwiseConv2D | TransposeConv2D | FullyConnected, context: PlacementContext
 ) -> tuple[Violation, ...]:
     """Why weights or bias cannot be stored in a layer: they are computed, or have no scale."""
+    violations = []
     for name in (op.weights, op.bias):
-        if name is None:
-            continue
-        tensor = context.tensor(name)
-        if tensor.data is None:
+        if name is not None and context.tensor(name).data is None:
             found = f"'{name}' is computed while the model runs"
-            return (graph_violation("OP-DYNAMIC-WEIGHTS", found, context.device),)
+            violations.append(graph_violation("OP-DYNAMIC-WEIGHTS", found, context.device))
     weights = context.tensor(op.weights)
     if weights.quantization is None or weights.dtype.is_float:
         found = f"'{op.weights}' has no scale"
-        return (graph_violation("GRAPH-NO-QUANTIZATION", found, context.device),)
-    return ()
+        violations.append(graph_violation("GRAPH-NO-QUANTIZATION", found, context.device))
+    return tuple(violations)
 
 
 def convolution_candidate(

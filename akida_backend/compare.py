@@ -88,6 +88,11 @@ def compare(
     graph, chosen = plans[0].graph, plans[0].options
     name = _output_name(graph, output)
     samples, notes, random = _samples(graph, data, chosen, limit)
+    if plans[0].compiled_by and chosen.calibration is not None and not random:
+        notes.append(
+            f"the saved plan was calibrated on '{chosen.calibration}': on the same samples its "
+            "figures are flattering"
+        )
     study = _Study(graph, plans, name, per_layer)
     total = sample_count(graph, samples.feeds)
     done = 0

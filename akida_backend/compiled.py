@@ -15,8 +15,9 @@ from akida_backend.errors import InputError
 from akida_backend.graph import Graph
 from akida_backend.options import Options
 from akida_backend.plan import Plan
-from akida_backend.plan_format import MAGIC, SUFFIX, is_plan, plan_from_bytes, read_plan
+from akida_backend.plan_format import SUFFIX, is_plan, plan_from_bytes, read_plan
 from akida_backend.policy import apply_fallback
+from akida_backend.sealed_bytes import PLAN_MAGIC
 
 RUN_OPTIONS: Final = ("emulation", "host", "fallback")
 
@@ -73,7 +74,7 @@ def _is_plan_file(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
+            return is_plan(file.read(len(PLAN_MAGIC)))
     except (OSError, ValueError):
         return False
 

@@ -18,8 +18,9 @@ from akida_backend.devices import Device
 from akida_backend.devices import device as find_device
 from akida_backend.errors import InputError
 from akida_backend.graph import Graph, Operation
+from akida_backend.importers.tflite_operators import OPERATOR_TYPES
 from akida_backend.loading import load
-from akida_backend.options import Options
+from akida_backend.options import Options, unknown
 from akida_backend.partition import (
     Region,
     partition,
@@ -76,7 +77,22 @@ def _compile(
 
 
 def _denied(graph: Graph, device: Device, options: Options) -> dict[int, tuple[Violation, ...]]:
-    """Operators that allow and deny lists keep on the host."""
+    """Operators that allow and deny lists keep on the host.
+
+    Raises:
+        InputError: An entry is no operator type, or names no operator of the model.
+    """
+    known = dict.fromkeys(
+        label
+        for op in (*graph.operations, *graph.folded)
+        for label in (f"type:{op.location.type}", f"name:{op.location.name}")
+    )
+    known.update(dict.fromkeys(f"type:{name}" for name in OPERATOR_TYPES))
+    for entry in (*options.allow, *options.deny):
+        if entry not in known:
+            kind = entry.partition(":")[0] + ":"
+            alike = tuple(label for label in known if label.startswith(kind))
+            raise InputError(unknown("entry of allow or deny", entry, alike))
     refused: dict[int, tuple[Violation, ...]] = {}
     for op in graph.operations:
         labels = {f"type:{op.location.type}", f"name:{op.location.name}"}

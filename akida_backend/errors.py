@@ -38,3 +38,7 @@ class FallbackError(AkidaBackendError):
 
 class ProgramError(AkidaBackendError):
     """A device program is malformed, of another version, or for another device."""
+
+
+class EngineError(AkidaBackendError):
+    """The native engine is missing, or cannot do what it was asked for."""

@@ -683,6 +683,9 @@ class Graph:
     batch: int | None = None
     source: bytes = field(default=b"", repr=False)
 
+    def __repr__(self) -> str:
+        return f"Graph({self.name!r}, {self.format}, {len(self.operations)} operations)"
+
     @cached_property
     def producers(self) -> Mapping[str, Operation]:
         """Operation that writes each computed tensor."""

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
 
-from akida_backend.graph import DType, Graph, Operation, Pads, Quantization, Size2D, Tensor
+from akida_backend.graph import DType, Graph, Operation, Pads, Quantization, Size2D, Softmax, Tensor
 from akida_backend.importers.shape_inference import (
     FixedShape,
     InconsistentShapesError,
@@ -26,8 +26,8 @@ _MAX_LENGTH: Final = 2**31 - 1
 def graph_problems(graph: Graph) -> Iterator[str]:
     """What breaks the invariants of a graph; a well-formed one gives nothing.
 
-    Names, order, types, shapes, scales and sizes: whatever a file could have wrong while its
-    fields have the right types.
+    Names, order, shapes, scales and sizes: whatever a file could have wrong while its fields have
+    the right types.
     """
     found = [*graph.problems()]
     for tensor in graph.tensors.values():
@@ -105,6 +105,11 @@ def _operation_problems(op: Operation, graph: Graph) -> Iterator[str]:
     def shape_of(name: str) -> FixedShape:
         return _nominal(graph.tensors[name], _BATCH)
 
+    if isinstance(op, Softmax):
+        rank = len(shape_of(op.input))
+        if not -rank <= op.axis < rank:
+            yield f"{op.location}: axis {op.axis} of {rank} axes"
+            return
     try:
         shapes = output_shapes(op, shape_of)
     except (InconsistentShapesError, ArithmeticError, ValueError, IndexError) as problem:
@@ -116,9 +121,17 @@ def _operation_problems(op: Operation, graph: Graph) -> Iterator[str]:
             f"{op.location}: results are declared as {[list(s) for s in declared]}, "
             f"but the inputs give {[list(s) for s in shapes]}"
         )
-    problem_of_types = type_problem(op, graph.tensors)
-    if problem_of_types is not None:
-        yield f"{op.location}: {problem_of_types}"
+
+
+def type_problems(operations: Iterable[Operation], graph: Graph) -> Iterator[str]:
+    """Operations of a graph that have no reference arithmetic for their element types.
+
+    Those that only stand for layers of a device need none.
+    """
+    for op in operations:
+        problem = type_problem(op, graph.tensors)
+        if problem is not None:
+            yield f"{op.location}: {problem}"
 
 
 def _batch_problems(graph: Graph) -> Iterator[str]:

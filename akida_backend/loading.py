@@ -11,11 +11,11 @@ from akida_backend.errors import ImportModelError, InputError
 from akida_backend.graph import Graph
 from akida_backend.importers.tflite import read_tflite
 from akida_backend.importers.tflite_file import IDENTIFIER
+from akida_backend.sealed_bytes import PLAN_MAGIC
 
 MAX_FILE_BYTES: Final = 2**28
 
 
-_PLAN_MAGIC: Final = b"\x89AKL\r\n\x1a\n"  # of `akida_backend.plan_format`, loaded only for plans
 _ONNX_NOT_YET: Final = "ONNX import is not available in this version"
 
 
@@ -66,7 +66,7 @@ def _content(path: Path, label: str) -> bytes:
 def _read(content: bytes, label: str) -> Graph:
     if content[4:8] == IDENTIFIER:
         return read_tflite(content, label)
-    if content.startswith(_PLAN_MAGIC):
+    if content.startswith(PLAN_MAGIC):
         raise ImportModelError(
             label,
             "is a compiled plan, not a model",

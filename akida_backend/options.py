@@ -40,7 +40,8 @@ class Options:
         min_partition_macs: Segments with fewer MACs go to the host.
         calibration: Inputs to choose scales from: .npz or .npy path, array, or arrays by name.
         calibration_limit: Samples of it that are used, the first ones.
-        allow_uncalibrated: Compile even where calibration is known to be needed.
+        allow_uncalibrated: Where calibration inputs are too few to be of use, do without them
+            instead of refusing.
         strict_converter: Also obey rules that only the vendor's converter states.
         strict_hardware: Rely on nothing undocumented, such as the activation of Add.
     """
@@ -84,11 +85,16 @@ _FLAGS: Final = ("allow_uncalibrated", "strict_converter", "strict_hardware")
 _LISTS: Final = ("allow", "deny")
 
 
+MOST_LISTED: Final = 60
+
+
 def unknown(kind: str, name: str, known: tuple[str, ...]) -> str:
     """Text for a name that is not known: the nearest one and all of them."""
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"unknown {kind} '{name}'{hint}\n  known: {', '.join(known)}"
+    by_lower = {entry.lower(): entry for entry in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
+    hint = f"; did you mean '{by_lower[near[0]]}'?" if near else ""
+    listed = ", ".join(known) if len(known) <= MOST_LISTED else f"{len(known)} others"
+    return f"unknown {kind} '{name}'{hint}\n  known: {listed}"
 
 
 def _value(name: str, value: object) -> object:

@@ -131,23 +131,23 @@ def _homeless(
     if isinstance(candidate, Alias):
         found = "stands next to no layer"
         return (graph_violation("SEGMENT-EMPTY", found, device),)
-    if len(candidate.inputs) > 1:
-        inside = {c.output: n for n, r in enumerate(regions) for c in r.candidates}
+    if len(set(candidate.inputs)) > 1:
+        inside = {c.output for region in regions for c in region.candidates}
         origins = [
-            f"'{name}' comes from " + (f"segment {inside[name]}" if name in inside else "the host")
+            f"'{name}' comes from " + ("another segment" if name in inside else "the host")
             for name in dict.fromkeys(candidate.inputs)
         ]
         return (graph_violation("V2-GRAPH-BRANCHES", ", ".join(origins), device),)
     if candidate_macs(graph, candidate) == 0:
         return (graph_violation("SEGMENT-EMPTY", "no multiply-accumulate in reach", device),)
+    # One input, MACs, and nobody reads what is inside: any other layer is a segment by itself.
     rule = pool_rule(candidate)
-    if rule is not None:
-        wrong = [f for f in followers(graph, candidates, position) if f not in FOLLOWER_RULES]
-        found = f"followed by {' and '.join(dict.fromkeys(wrong))}"
-        if not wrong:
-            found = "no Conv2D or DepthwiseConv2D follows in the segment"
-        return (graph_violation(rule, found, device),)
-    return (graph_violation("V2-GRAPH-IO", "needs more than one input or output", device),)
+    assert rule is not None
+    wrong = [f for f in followers(graph, candidates, position) if f not in FOLLOWER_RULES]
+    found = f"followed by {' and '.join(dict.fromkeys(wrong))}"
+    if not wrong:
+        found = "no Conv2D or DepthwiseConv2D follows in the segment"
+    return (graph_violation(rule, found, device),)
 
 
 def followers(graph: Graph, candidates: Sequence[Candidates], position: int) -> list[str]:

@@ -13,6 +13,7 @@ from akida_backend.graph import DType, Graph, Node, Opaque, Operation
 from akida_backend.ops import SPEC_OF
 from akida_backend.options import Options
 
+NO_LAYER = ("OP-NO-LAYER", "OP-NOT-FUSED")
 EIGHT_BIT = (DType.INT8, DType.UINT8, DType.INT4, DType.UINT4)
 
 
@@ -75,10 +76,13 @@ def refusals_of(op: Operation, refused: Refused) -> tuple[Violation, ...]:
 def _start(
     op: Operation, context: PlacementContext, refused: Refused
 ) -> Candidates | tuple[Violation, ...]:
+    match = started(op, context)
     earlier = refusals_of(op, refused)
-    if earlier:
-        return earlier
-    return started(op, context)
+    if not earlier:
+        return match
+    # What the device would refuse anyway is worth knowing; that it starts no layer is not.
+    also = match if isinstance(match, tuple) else ()
+    return (*earlier, *(v for v in also if v.code not in NO_LAYER and v not in earlier))
 
 
 def started(op: Operation, context: PlacementContext) -> Candidates | tuple[Violation, ...]:
@@ -101,18 +105,23 @@ def _absorb(
     while True:
         grown = None
         for op in context.graph.consumers[candidate.output]:
-            if refusals_of(op, refused) or general_violations(op, context):
+            if general_violations(op, context):
                 continue
             match = SPEC_OF[type(op)].absorb(op, candidate, context)
+            broken: tuple[Violation, ...] = ()
             if isinstance(match, Candidate):
                 strict = context.options.strict_converter
                 broken = violations(match.facts, context.device, strict=strict)
-                if not broken:
-                    grown = match
-                    break
-                reasons[key(op)] = broken
             elif isinstance(match, tuple):
-                reasons[key(op)] = match
+                broken = match
+            else:
+                continue
+            against = (*refusals_of(op, refused), *broken)
+            if against:
+                reasons[key(op)] = tuple(dict.fromkeys(against))
+            elif isinstance(match, Candidate):
+                grown = match
+                break
         if grown is None:
             return candidate, reasons
         candidate = grown

@@ -120,6 +120,10 @@ class Plan:
     segments: tuple[Segment, ...]
     compiled_by: str = ""
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.placement)} operations, {len(self.programs)} programs"
+        return f"Plan({self.graph.name!r}, {self.device.name}, {counts})"
+
     @property
     def programs(self) -> tuple[Program, ...]:
         return tuple(s.program for s in self.segments if isinstance(s, DeviceSegment))

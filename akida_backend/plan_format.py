@@ -35,7 +35,7 @@ from akida_backend.devices import Device
 from akida_backend.devices import device as find_device
 from akida_backend.errors import InputError, ProgramError, UnsupportedOperationError
 from akida_backend.graph import FoldedOperation, Graph, Location, Opaque, Operation
-from akida_backend.graph_check import graph_problems
+from akida_backend.graph_check import graph_problems, type_problems
 from akida_backend.options import Calibration, Options
 from akida_backend.plan import (
     DeviceSegment,
@@ -47,12 +47,11 @@ from akida_backend.plan import (
 )
 from akida_backend.program import InputPort, OutputPort
 from akida_backend.program_format import program_from_bytes, program_to_bytes
-from akida_backend.sealed_bytes import ALIGNMENT, HEADER_BYTES, MAX_BYTES, SealedBytes
+from akida_backend.sealed_bytes import ALIGNMENT, HEADER_BYTES, MAX_BYTES, PLAN_MAGIC, SealedBytes
 from akida_backend.typed_json import MalformedError, Reader, Writer
 from akida_backend.writing import replacing
 
 FORMAT_VERSION: Final = 1
-MAGIC: Final = b"\x89AKL\r\n\x1a\n"
 SUFFIX: Final = ".akp"
 MAX_DOCUMENT_BYTES: Final = 2**25  # Python objects take many times the space of their text
 
@@ -107,7 +106,7 @@ class PlanDocument:
 
 def is_plan(data: bytes) -> bool:
     """Whether the bytes begin as a plan file does."""
-    return data.startswith(MAGIC)
+    return data.startswith(PLAN_MAGIC)
 
 
 def content_hash(data: bytes) -> str:
@@ -120,7 +119,7 @@ def content_hash(data: bytes) -> str:
 
 
 def _seal(label: str) -> SealedBytes:
-    return SealedBytes(label, "plan", MAGIC, FORMAT_VERSION)
+    return SealedBytes(label, "plan", PLAN_MAGIC, FORMAT_VERSION)
 
 
 # Writing
@@ -133,19 +132,29 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> bytes:
         InputError: Another ending, or the file cannot be written.
         UnsupportedOperationError: As `plan_to_bytes`.
     """
-    target = Path(path)
-    ending = target.suffix.lower()
+    check_ending(path)
+    data = plan_to_bytes(plan)
+    with replacing(Path(path)) as file:
+        file.write(data)
+    return data
+
+
+def check_ending(path: str | os.PathLike[str]) -> None:
+    """Refuse a file name that says another form.
+
+    Raises:
+        InputError: It does not end in ``.akp``.
+    """
+    ending = Path(path).suffix.lower()
     if ending in _LATER:
         raise InputError(
-            f"{target}: plans cannot be saved as {ending} in this version\n"
+            f"{os.fspath(path)}: plans cannot be saved as {ending} in this version\n"
             f"  save it as {SUFFIX}, which `run`, `compare` and InferenceSession take"
         )
     if ending != SUFFIX:
-        raise InputError(f"{target}: a saved plan is a {SUFFIX} file\n  give a name that ends so")
-    data = plan_to_bytes(plan)
-    with replacing(target) as file:
-        file.write(data)
-    return data
+        raise InputError(
+            f"{os.fspath(path)}: a saved plan is a {SUFFIX} file\n  give a name that ends so"
+        )
 
 
 def plan_to_bytes(plan: Plan) -> bytes:
@@ -192,10 +201,9 @@ def _check_self_contained(plan: Plan) -> None:
             f"plan of {plan.graph.name}: host='runtime' needs the model's own file, which a "
             f"{SUFFIX} file does not hold\n  compile with host='reference' to save it"
         )
-    for graph in (plan.graph, plan.legalised):
-        problem = next(graph_problems(graph), None)
-        if problem is not None:
-            raise ProgramError(f"plan of {graph.name}: {problem}")
+    problem = next(_plan_problems(plan), None)
+    if problem is not None:
+        raise ProgramError(f"plan of {plan.graph.name}: {problem}")
 
 
 def _document(plan: Plan) -> PlanDocument:
@@ -315,7 +323,14 @@ def _read(data: bytes) -> PlanDocument:
 
 def _plan(document: PlanDocument) -> Plan:
     for graph in (document.graph, document.legalised):
-        _check_graph(graph)
+        located = (*graph.operations, *graph.folded)
+        for name in (graph.name, *(entry.location.file for entry in located)):
+            if name != _file_name(name):
+                raise MalformedError(f"a file name with folders, '{name}'")
+    if not document.compiled_by:
+        raise MalformedError("it does not say what compiled it")
+    if document.device != document.options.device:
+        raise MalformedError(f"options for device '{document.options.device}'")
     try:
         device = find_device(document.device)
         given = {f.name: getattr(document.options, f.name) for f in dataclasses.fields(Options)}
@@ -340,19 +355,6 @@ def _plan(document: PlanDocument) -> Plan:
     return plan
 
 
-def _check_graph(graph: Graph) -> None:
-    for op in graph.operations:
-        if isinstance(op, Opaque):
-            raise MalformedError(f"{op.location}: an opaque operator")
-    located = (*graph.operations, *graph.folded)
-    for name in (graph.name, *(entry.location.file for entry in located)):
-        if name != _file_name(name):
-            raise MalformedError(f"a file name with folders, '{name}'")
-    problem = next(graph_problems(graph), None)
-    if problem is not None:
-        raise MalformedError(problem)
-
-
 def _segment(index: int, record: HostRecord | DeviceRecord, legalised: Graph) -> Segment:
     match record:
         case HostRecord():
@@ -375,10 +377,11 @@ def _segment(index: int, record: HostRecord | DeviceRecord, legalised: Graph) ->
 def _plan_problems(plan: Plan) -> Iterator[str]:
     """What breaks the run of a plan whose parts are each well-formed."""
     graph, legalised = plan.graph, plan.legalised
-    if not plan.compiled_by:
-        yield "it does not say what compiled it"
-    if plan.options.device != plan.device.name:
-        yield f"device '{plan.device.name}', but its options say '{plan.options.device}'"
+    for each in (graph, legalised):
+        if any(isinstance(op, Opaque) for op in each.operations):
+            yield "an opaque operator"
+        yield from graph_problems(each)
+    yield from type_problems(graph.operations, graph)
     if plan.options.host == "runtime":
         yield "host segments in an installed runtime, which needs the model's own file"
     if (graph.inputs, graph.outputs) != (legalised.inputs, legalised.outputs):
@@ -406,6 +409,7 @@ def _run_problems(segments: Sequence[Segment], legalised: Graph, device: Device)
     for segment in segments:
         match segment:
             case HostSegment():
+                yield from type_problems(segment.operations, legalised)
                 for op in segment.operations:
                     if not known.issuperset(op.inputs):
                         yield f"segment {segment.index} reads what is not computed yet"

@@ -119,12 +119,11 @@ from akida_backend.program import (
     Rescale,
 )
 from akida_backend.program_check import check_program, has_global_average, pool_of
-from akida_backend.sealed_bytes import ALIGNMENT, HEADER_BYTES, SealedBytes
+from akida_backend.sealed_bytes import ALIGNMENT, HEADER_BYTES, PROGRAM_MAGIC, SealedBytes
 
 FORMAT_VERSION: Final = 1
-MAGIC: Final = b"\x89AKP\r\n\x1a\n"
 
-_SEAL: Final = SealedBytes("program bytes", "program", MAGIC, FORMAT_VERSION)
+_SEAL: Final = SealedBytes("program bytes", "program", PROGRAM_MAGIC, FORMAT_VERSION)
 _PROGRAM: Final = struct.Struct("<4I I4x 4I I4x 2I 4I I3i 2I")
 _TENSOR: Final = struct.Struct("<2I 3I 4B 2I")
 _LAYER: Final = struct.Struct("<3I 6B2x 2I 2I 2I 4I 3i 26I")

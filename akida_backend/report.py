@@ -208,7 +208,8 @@ def _summary(plan: Plan) -> list[Block]:
         Lines(
             (
                 f"Device: {plan.device.name} ({plan.device.title}), {emulated(plan)}."
-                f" Host: {host_name(graph, plan.options.host)}.",
+                f" Host: {host_name(graph, plan.options.host)}."
+                f"{' Scales: calibrated.' if plan.options.calibration is not None else ''}",
                 placed_line(plan),
             )
         ),

@@ -28,6 +28,8 @@ _HEADER: Final = struct.Struct("<8sIIQ8x32s")
 _CHECKED_FROM: Final = 16  # what the CRC covers
 
 HEADER_BYTES: Final = _HEADER.size
+PROGRAM_MAGIC: Final = b"\x89AKP\r\n\x1a\n"
+PLAN_MAGIC: Final = b"\x89AKL\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,7 @@ class Reader:
 
     def _array(self, hint: Any, value: object, where: str) -> AnyArray:  # noqa: ANN401
         items = _list(value, where)
-        if len(items) != 3 or items[0] not in _DTYPES:
+        if len(items) != 3 or not isinstance(items[0], str) or items[0] not in _DTYPES:
             raise _malformed(where, "an array", value)
         name, lengths, offset = items
         wanted = get_args(get_args(hint)[1])[0]
@@ -228,7 +228,7 @@ class Reader:
         shape = _numbers(lengths, None, where)
         if len(shape) > _MAX_RANK:
             raise MalformedError(f"{where}: {len(shape)} axes, at most {_MAX_RANK} are read")
-        dtype = np.dtype(str(name))
+        dtype: np.dtype[np.generic] = np.dtype(str(name))
         (start,) = _numbers([offset], 1, where)
         part = self._part(start, math.prod(shape) * dtype.itemsize, where)
         stored = np.frombuffer(part, dtype.newbyteorder("<")).astype(dtype, copy=False)

@@ -824,6 +824,8 @@ CONVERSIONS: Final[Mapping[int, Conversion]] = {
     BuiltinOperator.DEQUANTIZE: Conversion(_unary(Dequantize), (1, 1)),
 }
 
+OPERATOR_TYPES: Final = tuple(name for name in vars(BuiltinOperator) if name[0] != "_")
+
 _CONTROL_FLOW: Final = frozenset(
     {BuiltinOperator.IF, BuiltinOperator.WHILE, BuiltinOperator.CALL, BuiltinOperator.CALL_ONCE}
 )

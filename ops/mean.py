@@ -13,7 +13,7 @@ import numpy as np
 
 from akida_backend.arithmetic import runs_in_codes, stored, through_reals
 from akida_backend.candidate import Candidate, Match, PlacementContext
-from akida_backend.constraints import Violation, graph_violation
+from akida_backend.constraints import graph_violation
 from akida_backend.fixed_point import multiply_by_quantized_multiplier, quantize_multiplier
 from akida_backend.graph import Activation, AnyArray, Arithmetic, Graph, Mean
 from akida_backend.ops.average_pool2d import AVERAGING_LAYERS, join_global_average
@@ -71,7 +71,7 @@ def candidate(op: Mean, context: PlacementContext) -> Match:
     return candidate_reasons(op, context)
 
 
-def candidate_reasons(op: Mean, context: PlacementContext) -> tuple[Violation, ...]:
+def candidate_reasons(op: Mean, context: PlacementContext) -> Match:
     if is_global_average(op, context.graph):
         return only_joins(op, context)
     found = f"a mean over axes {op.axes}"

@@ -137,10 +137,17 @@ def test_inspect_judges_the_partitions_it_shows(capsys: pytest.CaptureFixture[st
     assert "wanted at most 1 partitions, found 2" in err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_full_disk_is_said_in_one_line() -> None:
-    command = [sys.executable, "-m", "akida_backend", "devices"]
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "akida_backend", "devices"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=ROOT,
+        )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "akida-backend: standard output cannot be written: No space left on device"
@@ -270,6 +277,63 @@ def test_compare_leaves_out_the_calibration_samples(capsys: pytest.CaptureFixtur
     assert data["samples"] == 16
 
 
+# compile
+
+
+def test_compile_writes_what_other_commands_take_like_the_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "m.akp"
+    code, out, err = run(capsys, f"compile model.tflite -o {target}")
+    assert (code, err) == (0, "")
+    assert f"Written to {target}: {target.stat().st_size} bytes" in out
+    for command in ("run", "compare", "inspect"):
+        of_plan = run_json(capsys, f"{command} {target}")
+        assert of_plan == run_json(capsys, f"{command} model.tflite")
+    code, out, _ = run(capsys, f"inspect {target}")
+    assert (code, out) == run(capsys, "inspect model.tflite")[:2]
+
+
+def test_compile_takes_the_options_and_a_plan_keeps_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "m.akp"
+    flags = "--device akida2-fpga-2n --deny type:ADD"
+    written = run_json(capsys, f"compile model.tflite -o {target} {flags}")
+    assert written["device"] == "akida2-fpga-2n"
+    kept = run_json(capsys, f"inspect {target}")
+    assert len(written["programs"]) == kept["summary"]["partitions"] > 1
+    assert kept == run_json(capsys, f"inspect model.tflite {flags}")
+    assert run_json(capsys, f"run {target} --emulation source")["emulation"] == "source"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        pytest.param("compile model.tflite", "required: -o/--out", id="no-target"),
+        pytest.param("compile model.tflite -o m.onnx", "cannot be saved as .onnx", id="onnx"),
+        pytest.param("compile model.tflite -o m", "a saved plan is a .akp file", id="ending"),
+        pytest.param("compile model.tflite -o m.akp --device all", "one device", id="all"),
+        pytest.param("compile {plan} -o m.akp", "is compiled already", id="twice"),
+        pytest.param("compile abs.tflite -o m.akp", "op 0 ABS 'magnitude'", id="opaque"),
+        pytest.param("run {plan} --device akd2500", "option 'device' cannot", id="device"),
+        pytest.param("run {plan} --deny type:ADD", "option 'deny' cannot change", id="option"),
+        pytest.param("inspect {plan} --device all", "option 'device' cannot", id="all-of-a-plan"),
+        pytest.param("demo {plan}", "is a compiled plan, not a model", id="demo"),
+    ],
+)
+def test_what_cannot_be_compiled_or_changed_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, message: str
+) -> None:
+    plan = tmp_path / "plan.akp"
+    compile_model("model.tflite").save(plan)
+    Path("abs.tflite").write_bytes(networks.absolute_file())
+    code, out, err = run(capsys, command.format(plan=plan))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not Path("m.akp").exists()
+
+
 # the other commands
 
 
@@ -318,7 +382,6 @@ def test_commands_of_later_versions_are_not_listed(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "doctor" in out
     assert "bench" not in out
-    assert "compile " not in out
 
 
 # errors

@@ -7,7 +7,6 @@ import dataclasses
 import logging
 
 import pytest
-from builders import GraphBuilder, random_inputs
 from compiling import compiled, layer_names, layers, reasons, row
 
 from akida_backend.compiler import compile as compile_model
@@ -18,6 +17,7 @@ from akida_backend.plan import DeviceSegment, HostSegment
 from akida_backend.program import Add, NoActivation
 from akida_backend.reference import run_graph
 from akida_backend.tflite_writer import write_tflite
+from builders import GraphBuilder, random_inputs
 
 
 def _islands(*filters: int) -> Graph:
@@ -87,14 +87,14 @@ def test_a_denied_type_splits_the_network() -> None:
 
 def test_a_denied_name_keeps_one_operator_back() -> None:
     plan = compiled(_residual(), deny="name:conv.1")
-    assert [placed.name for placed in plan.placement if not placed.on_device][0] == "conv.1"
+    assert next(placed.name for placed in plan.placement if not placed.on_device) == "conv.1"
     assert set(reasons(plan, 2)) == {"V2-GRAPH-BRANCHES"}
 
 
 def test_an_allowed_type_takes_nothing_else_along() -> None:
     plan = compiled(_residual(), allow="type:CONV_2D,type:ADD")
     assert layer_names(plan) == ["InputConv2D", "Conv2D", "Add"]
-    assert reasons(plan, 3) == {"POLICY-NOT-ALLOWED": "in no allow entry"}
+    assert reasons(plan, 3)["POLICY-NOT-ALLOWED"] == "in no allow entry"
 
 
 def test_deny_wins_over_allow() -> None:
@@ -103,10 +103,10 @@ def test_deny_wins_over_allow() -> None:
     assert row(plan, 1).on_device
 
 
-def test_entries_that_name_nothing_change_nothing() -> None:
-    assert layer_names(compiled(_residual(), deny=("type:LSTM",))) == layer_names(
-        compiled(_residual())
-    )
+@pytest.mark.parametrize("option", ["allow", "deny"])
+def test_entries_that_name_no_operator_are_refused(option: str) -> None:
+    with pytest.raises(InputError, match="did you mean 'type:CONV_2D'"):
+        compile_model(_residual(), **{option: ("type:CONV2D",)})  # type: ignore[arg-type]
 
 
 # Strictness
@@ -223,7 +223,7 @@ def test_a_lowering_that_refuses_leaves_its_operator_as_it_was_written() -> None
     plan = compiled(graph)
     assert row(plan, 0).on_device
     assert row(plan, 1).rewrites == ()
-    assert set(reasons(plan, 1)) == {"LOWER-ACCUMULATOR"}
+    assert "LOWER-ACCUMULATOR" in reasons(plan, 1)
     (host,) = (s for s in plan.segments if isinstance(s, HostSegment))
     assert host.operations[0] is graph.operations[1]
 

@@ -423,6 +423,12 @@ FIRES: dict[str, tuple[Graph, Options_, int, str]] = {
         "Add with a ReLU of its own",
     ),
     "SEGMENT-EMPTY": (_two_names(), {}, 1, "stands next to no layer"),
+    "SEGMENT-EMPTY, moving": (
+        _built(lambda b, x: b.concatenation(x, x)),
+        {},
+        0,
+        "no multiply-accumulate in reach",
+    ),
     "REWRITE-HOST-HALF": (_stem(), {}, 0, "'input0/stacked' runs on the host"),
 }
 
@@ -437,6 +443,54 @@ def test_reason_fires(case: str) -> None:
     assert given[code].found == found
     assert given[code].rule
     assert given[code].remedy
+
+
+HOST_ONLY: dict[str, Callable[[GraphBuilder, str], object]] = {
+    "SUB": lambda b, x: b.sub(x, b.conv2d(x, 4)),
+    "MAXIMUM": lambda b, x: b.maximum(x, b.conv2d(x, 4)),
+    "MINIMUM": lambda b, x: b.minimum(x, b.conv2d(x, 4)),
+    "MUL": lambda b, x: b.mul(x, b.conv2d(x, 4)),
+    "PRELU": lambda b, x: b.prelu(b.conv2d(x, 4)),
+    "TANH": lambda b, x: b.tanh(b.conv2d(x, 4)),
+    "SOFTMAX": lambda b, x: b.softmax(b.conv2d(x, 4)),
+    "PAD": lambda b, x: b.pad_image(b.conv2d(x, 4), Pads(1, 1, 1, 1)),
+    "TRANSPOSE": lambda b, x: b.transpose(b.conv2d(x, 4), 0, 2, 1, 3),
+    "STRIDED_SLICE": lambda b, x: b.strided_slice(
+        b.conv2d(x, 4), slice(1, 3), slice(None), slice(None)
+    ),
+    "SPLIT": lambda b, x: b.split(b.conv2d(x, 4), 2, 2),
+    "PACK": lambda b, x: b.pack(b.conv2d(x, 4), x),
+    "UNPACK": lambda b, x: b.unpack(b.conv2d(x, 4)),
+    "GATHER": lambda b, x: b.gather(b.conv2d(x, 4), [0, 2]),
+    "RESIZE_BILINEAR": lambda b, x: b.resize_bilinear(b.conv2d(x, 4), 12),
+    "RESIZE_NEAREST_NEIGHBOR": lambda b, x: b.resize_nearest(b.conv2d(x, 4), 18),
+}
+
+
+@pytest.mark.parametrize("kind", HOST_ONLY)
+def test_an_operation_without_a_layer_says_so(kind: str) -> None:
+    graph = _built(HOST_ONLY[kind])
+    plan = compiled(graph)
+    index = next(op.location.index for op in graph.operations if op.location.type == kind)
+    assert reasons(plan, index) == {"OP-NO-LAYER": kind}
+    assert all(placed.on_device for placed in plan.placement if placed.index != index)
+
+
+@pytest.mark.parametrize(
+    ("kind", "build", "code"),
+    [
+        pytest.param("ARG_MAX", lambda b, x: b.arg_max(x, axis=3), "GRAPH-DTYPE", id="ARG_MAX"),
+        pytest.param("CAST", lambda b, x: b.cast(x, DType.INT32), "GRAPH-DTYPE", id="CAST"),
+        pytest.param("SHAPE", lambda b, x: b.shape_of(x), "GRAPH-DTYPE", id="SHAPE"),
+        pytest.param("DEQUANTIZE", lambda b, x: b.dequantize(x), "GRAPH-NOT-QUANTIZED", id="float"),
+    ],
+)
+def test_results_that_are_no_codes_say_so(
+    kind: str, build: Callable[[GraphBuilder, str], object], code: str
+) -> None:
+    graph = _built(build)
+    assert graph.operations[0].location.type == kind
+    assert set(reasons(compiled(graph), 0)) == {code}
 
 
 def test_every_reason_of_this_compiler_has_a_case() -> None:

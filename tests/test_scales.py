@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from builders import GraphBuilder
 from compiling import AKIDA2, compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,13 +18,14 @@ from akida_backend.partition import partition
 from akida_backend.placement import place
 from akida_backend.program import Add, Code
 from akida_backend.scales import assign_codes
+from builders import GraphBuilder
 
 
-def _codes(graph: Graph, **options: bool) -> dict[str, Code]:
+def _codes(graph: Graph, *, strict: bool = False) -> dict[str, Code]:
     placement = place(graph, AKIDA2, Options(), {})
     (region,), _ = partition(graph, placement.candidates, AKIDA2)
     return assign_codes(
-        graph, region.candidates, region.input, region.output, AKIDA2, None, **options
+        graph, region.candidates, region.input, region.output, AKIDA2, None, strict=strict
     )
 
 
@@ -144,7 +144,7 @@ def test_an_image_keeps_its_codes() -> None:
     graph = b.build(b.conv2d(x, 4))
     code = _codes(graph)[x]
     assert (code.bits, code.signed, code.zero_point) == (8, False, 108)
-    assert code.scale == (pytest.approx(0.02),)
+    assert _step(code) == pytest.approx(0.02)
 
 
 def test_an_asymmetric_input_comes_in_two_parts_where_that_is_cheap() -> None:
@@ -158,7 +158,7 @@ def test_an_asymmetric_input_comes_in_two_parts_where_that_is_cheap() -> None:
     stored = np.arange(-128, 128)
     np.testing.assert_array_equal(low + high, stored - 100)
     assert program.tensors[x].shape == (6, 6, 8)
-    assert program.tensors[x].code.scale == (pytest.approx(0.02),)
+    assert _step(program.tensors[x].code) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_other_inputs_come_in_one_part(
     (program,) = compiled(b.build(y)).programs
     assert program.input.parts == 1
     reach = max(128 + scaling[1], 127 - scaling[1]) * 0.02
-    assert program.tensors[x].code.scale == (pytest.approx(reach / 127),)
+    assert _step(program.tensors[x].code) == pytest.approx(reach / 127)
 
 
 def test_a_dense_layer_in_the_middle_has_eight_bits_and_at_the_end_thirty_two() -> None:

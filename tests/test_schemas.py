@@ -29,6 +29,7 @@ OUTPUTS = {
     "inspect": ("inspect model.tflite", "inspect parts.tflite", "inspect abs.tflite"),
     "inspect_all": ("inspect model.tflite --device all",),
     "run": ("run model.tflite --limit 2 -o out.npz", "run parts.tflite"),
+    "compile": ("compile model.tflite -o model.akp", "compile parts.tflite -o parts.akp"),
     "compare": (
         "compare model.tflite --data data.npz --per-layer",
         "compare parts.tflite",

@@ -40,6 +40,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if flag is None:
             raise InputError(f"unexpected argument '{rest[0]}'")
         raise InputError(unknown("option", flag.partition("=")[0], flags))
+    parsed.device_given = getattr(parsed, "device", None)  # a saved plan has its own
+    parsed.device = parsed.device_given or Options().device
     return parsed
 
 
@@ -121,6 +123,7 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-partitions",
+        dest="most_partitions",  # max_partitions is the policy, which would make it hold
         type=_count,
         metavar="N",
         help="fail (exit 1) if there are more than N device segments",
@@ -157,6 +160,18 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     _options(parser)
 
 
+def _compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model file")
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="OUT.akp",
+        required=True,
+        help="write the plan, which run, compare and InferenceSession take like a model",
+    )
+    _options(parser)
+
+
 def _ops(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=Options().device, metavar="NAME", help=_HELP["device"])
 
@@ -170,6 +185,7 @@ _COMMANDS: Final[tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]
     ("inspect", "Where every operator would run, and why not on the device.", _inspect),
     ("run", "Run a model and write its outputs.", _run),
     ("compare", "Compare the device's results with the source model's.", _compare),
+    ("compile", "Compile a model into a file that runs without it.", _compile),
     ("devices", "List the devices a model can be compiled for.", _nothing),
     ("ops", "List the operators and what becomes of them on a device.", _ops),
     ("doctor", "Show versions, and what is missing and what that costs.", _nothing),
@@ -206,7 +222,6 @@ def _options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> 
         elif option.name == "device":
             group.add_argument(
                 flag,
-                default=option.default,
                 metavar="NAME",
                 help=_with_default(f"{text} 'all': one row per device", option.default),
             )

@@ -18,7 +18,7 @@ def run(parsed: argparse.Namespace) -> int:
         report = compare(
             parsed.model,
             parsed.data,
-            device=parsed.device,
+            device=parsed.device_given,
             limit=parsed.limit,
             output=parsed.output,
             per_layer=parsed.per_layer,

@@ -10,6 +10,7 @@ from akida_backend.cli import FAILED, HOLDS
 from akida_backend.cli.arguments import options_of
 from akida_backend.cli.output import say, show
 from akida_backend.compare import ALL_DEVICES, supported_devices
+from akida_backend.compiled import plan_of, with_run_options
 from akida_backend.document import Lines, Table
 from akida_backend.options import Fallback, Options
 from akida_backend.plan import Plan
@@ -27,18 +28,25 @@ from akida_backend.report import (
 
 def run(parsed: argparse.Namespace) -> int:
     given = Options.parse({**options_of(parsed), "device": parsed.device})
-    graph = loading.load(parsed.model)
     # The policy is judged below, when the report has been shown.
-    options = options_of(parsed, fallback="allow")
-    every = parsed.device.casefold() == ALL_DEVICES
-    names = supported_devices() if every else (parsed.device,)
-    plans = [compiler.compile(graph, device=name, **options) for name in names]
-    if every:
+    plans = _plans(parsed, options_of(parsed, fallback="allow"))
+    if len(plans) > 1:
         shown = [plan_document(plans[0])[0], Lines((NOT_CHECKED,)), _devices(plans)]
         show(parsed, shown, _all_json(plans))
     else:
         show(parsed, plan_document(plans[0]), plan_json(plans[0]))
     return max([_judge(plan, parsed, given.fallback) for plan in plans])
+
+
+def _plans(parsed: argparse.Namespace, options: dict[str, object]) -> list[Plan]:
+    """One per device that was asked for, or the one that was saved."""
+    saved = plan_of(parsed.model)
+    if saved is not None:
+        return [with_run_options(saved, parsed.device_given, options)]
+    graph = loading.load(parsed.model)
+    every = parsed.device.casefold() == ALL_DEVICES
+    names = supported_devices() if every else (parsed.device,)
+    return [compiler.compile(graph, device=name, **options) for name in names]
 
 
 def _devices(plans: list[Plan]) -> Table:
@@ -81,9 +89,9 @@ def _judge(plan: Plan, parsed: argparse.Namespace, fallback: Fallback) -> int:
             f"MACs on the device, found {0.0 if fraction is None else fraction:.4f}"
         )
         code = FAILED
-    if parsed.max_partitions is not None and len(plan.programs) > parsed.max_partitions:
+    if parsed.most_partitions is not None and len(plan.programs) > parsed.most_partitions:
         say(
-            f"{plan.device.name}: wanted at most {parsed.max_partitions} partitions, "
+            f"{plan.device.name}: wanted at most {parsed.most_partitions} partitions, "
             f"found {len(plan.programs)}"
         )
         code = FAILED

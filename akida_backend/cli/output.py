@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from akida_backend import document
 from akida_backend.document import Document
 from akida_backend.errors import InputError
 from akida_backend.graph import AnyArray
+from akida_backend.writing import replacing
 
 
 def show(parsed: argparse.Namespace, shown: Document, data: dict[str, Any]) -> None:
@@ -51,40 +51,15 @@ def to_stdout(text: str) -> None:
         encoding = sys.stdout.encoding or "ascii"
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered must not fail a second time at the end of the interpreter.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def say(message: str) -> None:
     """A message to the person at the terminal."""
     sys.stderr.write(f"akida-backend: {message}\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name only once it is complete.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    try:
-        if path.exists() and not path.is_file():  # a pipe or device such as /dev/null
-            with path.open("wb") as special:
-                yield special
-            return
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            try:
-                yield file  # type: ignore[misc]
-                file.close()
-                temporary.chmod(0o666 & ~_umask())  # temporary files are private
-                temporary.replace(path)
-            except BaseException:
-                file.close()
-                temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def write_arrays(file: BinaryIO, arrays: Mapping[str, AnyArray]) -> None:
@@ -93,12 +68,6 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, AnyArray]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from akida_backend import compiler
 from akida_backend.calibration_data import first_samples, random_samples, read_samples
 from akida_backend.cli import HOLDS
 from akida_backend.cli.arguments import options_of
-from akida_backend.cli.output import progress, replacing, show, write_arrays
+from akida_backend.cli.output import progress, show, write_arrays
 from akida_backend.compare import ALL_DEVICES
+from akida_backend.compiled import compiled
 from akida_backend.document import Document, Lines, Table
 from akida_backend.errors import InputError
 from akida_backend.execute import Executor, parts, sample_count
@@ -28,12 +28,13 @@ from akida_backend.report import (
     placed_line,
 )
 from akida_backend.runtime_host import host_name
+from akida_backend.writing import replacing
 
 
 def run(parsed: argparse.Namespace) -> int:
     if parsed.device.casefold() == ALL_DEVICES:
         raise InputError("run needs one device; compare takes 'all'")
-    plan = compiler.compile(parsed.model, device=parsed.device, **options_of(parsed))
+    plan = compiled(parsed.model, parsed.device_given, options_of(parsed))
     graph = plan.graph
     samples = random_samples(graph) if parsed.data is None else read_samples(graph, parsed.data)
     samples = first_samples(graph, samples, parsed.limit)

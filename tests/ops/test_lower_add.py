@@ -176,7 +176,7 @@ def test_names_the_branch_that_stays_on_the_host() -> None:
     b.add(y, b.tanh(x))
     found = reasons(compiled(b.build()), 2)
     assert set(found) == {"V2-GRAPH-BRANCHES"}
-    assert "'conv' comes from segment" in found["V2-GRAPH-BRANCHES"]
+    assert "'conv' comes from another segment" in found["V2-GRAPH-BRANCHES"]
     assert "'tanh' comes from the host" in found["V2-GRAPH-BRANCHES"]
 
 
