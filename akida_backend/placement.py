@@ -108,15 +108,16 @@ def _absorb(
             if general_violations(op, context):
                 continue
             match = SPEC_OF[type(op)].absorb(op, candidate, context)
-            broken: tuple[Violation, ...] = ()
+            joining: tuple[Operation, ...] = (op,)
             if isinstance(match, Candidate):
+                joining = match.operations[len(candidate.operations) :]
                 strict = context.options.strict_converter
                 broken = violations(match.facts, context.device, strict=strict)
             elif isinstance(match, tuple):
                 broken = match
             else:
                 continue
-            against = (*refusals_of(op, refused), *broken)
+            against = (*(v for member in joining for v in refusals_of(member, refused)), *broken)
             if against:
                 reasons[key(op)] = tuple(dict.fromkeys(against))
             elif isinstance(match, Candidate):

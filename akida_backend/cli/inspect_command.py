@@ -11,6 +11,7 @@ from akida_backend.cli.arguments import options_of
 from akida_backend.cli.output import say, show
 from akida_backend.compare import ALL_DEVICES, supported_devices
 from akida_backend.compiled import plan_of, with_run_options
+from akida_backend.devices import devices
 from akida_backend.document import Lines, Table
 from akida_backend.options import Fallback, Options
 from akida_backend.plan import Plan
@@ -59,6 +60,12 @@ def _devices(plans: list[Plan]) -> Table:
             str(len(plan.programs)),
         )
         for plan in plans
+    )
+    compiled = {plan.device.name for plan in plans}
+    rows += tuple(
+        (other.name, "not compiled for yet", "", "")
+        for other in devices()
+        if other.name not in compiled
     )
     return Table(
         (

@@ -176,6 +176,15 @@ def test_another_product_is_no_swish(change: str) -> None:
     assert {reason.code for reason in mul.reasons} == {"OP-NO-LAYER"}
 
 
+def test_a_denied_gate_does_not_join_with_its_product() -> None:
+    b = GraphBuilder(3)
+    x = b.conv2d(b.input(6, 6, 4), 4)
+    b.mul(x, b.logistic(x))
+    plan = compiled(b.build(), deny=("type:LOGISTIC",))
+    assert reasons(plan, 1) == {"POLICY-DENIED": "denied by 'type:LOGISTIC'"}
+    assert not row(plan, 2).on_device
+
+
 def test_three_in_a_written_out_hard_swish_must_be_three() -> None:
     b = GraphBuilder(3)
     x = b.conv2d(b.input(6, 6, 4), 4)
