@@ -30,7 +30,7 @@ from akida_backend.graph import Add, AnyArray, Arithmetic, Graph
 from akida_backend.lowering import Lowered, LoweringContext, misses_lower_clamp, real_clamp
 from akida_backend.ops._sum import quantized_sum
 from akida_backend.parameters import FloatArray, Refusal, bounded_relu
-from akida_backend.program import ACCUMULATOR_BITS_INPUT, NoActivation, ReLU
+from akida_backend.program import ACCUMULATOR_BITS_INPUT, POST_OP_BITS, NoActivation, ReLU
 from akida_backend.program import Add as AddLayer
 from akida_backend.reference import Environment
 from akida_backend.spec import OpSpec
@@ -82,9 +82,13 @@ def lower(candidate: Candidate, context: LoweringContext) -> Lowered | Refusal:
     finest = min(a_scale, b_scale)
     a_shift, b_shift = power_of_two(a_scale / finest), power_of_two(b_scale / finest)
     output_shift = -power_of_two(y_scale / finest)
+    if not -32 <= output_shift <= 31:
+        return Refusal("V2-CNV-DOWNSCALE", f"an output shift of {output_shift}")
     worst = 128 * (2**a_shift + 2**b_shift)
     if worst >= 1 << (ACCUMULATOR_BITS_INPUT - 1):
         return Refusal("LOWER-ACCUMULATOR", f"shifts {a_shift} and {b_shift} overflow the sum")
+    if worst * 2.0**output_shift >= 1 << (POST_OP_BITS - 1):
+        return Refusal("LOWER-POST-OP", f"a left shift of {output_shift} overflows the sum")
     if misses_lower_clamp(candidate, context.codes[op.output]):
         return Refusal("LOWER-CLAMP", f"a clamp at {candidate.clamp[0]:g}")
     low, high = real_clamp(candidate, context.graph)

@@ -137,7 +137,7 @@ def _map_step(
             y = b.constant(values, scaling=(0.02, (low + high) // 2))
             return (b.mul(x, y) if draw(st.booleans()) else b.add(x, y),)
         case "pad":
-            if max(height, width) > LARGEST_SIDE:
+            if max(height, width) > LARGEST_SIDE or min(height, width) < 2:
                 return ()
             border = draw(st.sampled_from([Pads(1, 1, 1, 1), Pads(0, 1, 0, 1), Pads(2, 0, 1, 1)]))
             y = b.pad_image(x, border)

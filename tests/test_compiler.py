@@ -6,8 +6,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+import numpy as np
 import pytest
 from compiling import compiled, layer_names, layers, reasons, row
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_graphs import graphs
 
 from akida_backend.compiler import compile as compile_model
 from akida_backend.errors import FallbackError, InputError
@@ -255,3 +259,40 @@ def test_integers_between_float_inputs_and_outputs_run_on_the_device() -> None:
     step = graph.tensors["conv"].quantization
     assert step is not None
     assert abs(found[name].astype(float) - expected[name]).max() <= 4 * step.single_scale
+
+
+# Scales no sane network has
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(graphs(most_operations=6), st.sampled_from([1, 4, 12, 30]), st.integers(0, 999))
+def test_extreme_scales_are_lowered_or_refused(graph: Graph, span: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    tensors = dict(graph.tensors)
+    for name, tensor in graph.tensors.items():
+        scales = tensor.quantization
+        if scales is not None and tensor.dtype in (DType.INT8, DType.UINT8):
+            factor = np.exp2(random.uniform(-span, span, scales.scale.shape))
+            wild = dataclasses.replace(scales, scale=(scales.scale * factor).astype(np.float32))
+            tensors[name] = dataclasses.replace(tensor, quantization=wild)
+    plan = compiled(dataclasses.replace(graph, tensors=tensors))
+    assert all(placed.on_device or placed.reasons for placed in plan.placement)
+
+
+@pytest.mark.parametrize(
+    ("scale", "code"),
+    [
+        pytest.param(1e12, "V2-CNV-DOWNSCALE", id="a sum that vanishes"),
+        pytest.param(1e-9, "LOWER-POST-OP", id="a sum that overflows"),
+    ],
+)
+def test_a_sum_on_an_impossible_scale_stays_on_the_host(scale: float, code: str) -> None:
+    b = GraphBuilder(1)
+    x = b.conv2d(b.input(4, 4, 4), 4)
+    y = b.add(x, b.conv2d(x, 4), scaling=(scale, 0))
+    plan = compiled(b.build(y))
+    assert set(reasons(plan, 2)) == {code}
