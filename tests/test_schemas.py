@@ -36,6 +36,7 @@ OUTPUTS = {
         "compare model.tflite --device all --emulation source --limit 3",
     ),
     "demo": ("demo --limit 5",),
+    "bench": ("bench model.tflite --seconds 0.1 --against=",),
     "devices": ("devices",),
     "ops": ("ops", "ops --device akd1000"),
     "doctor": ("doctor",),

@@ -172,6 +172,25 @@ def _compile(parser: argparse.ArgumentParser) -> None:
     _options(parser)
 
 
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model file")
+    parser.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="of every side (default: 1)"
+    )
+    parser.add_argument(
+        "--batch", type=_count, default=1, metavar="N", help="samples of one call (default: 1)"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="litert,ort",
+        help="runtimes that run the original beside it (default: those that are installed)",
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, default=3.0, metavar="S", help="time to spend (default: 3)"
+    )
+    _options(parser)
+
+
 def _ops(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=Options().device, metavar="NAME", help=_HELP["device"])
 
@@ -186,6 +205,7 @@ _COMMANDS: Final[tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]
     ("run", "Run a model and write its outputs.", _run),
     ("compare", "Compare the device's results with the source model's.", _compare),
     ("compile", "Compile a model into a file that runs without it.", _compile),
+    ("bench", "Time the simulation, and the runtimes that run the original.", _bench),
     ("devices", "List the devices a model can be compiled for.", _nothing),
     ("ops", "List the operators and what becomes of them on a device.", _ops),
     ("doctor", "Show versions, and what is missing and what that costs.", _nothing),
@@ -272,6 +292,16 @@ def _points(text: str) -> float:
         value = -1.0
     if not 0.0 <= value <= 100.0:
         raise argparse.ArgumentTypeError(f"needs percentage points from 0 to 100, got '{text}'")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value <= 3600.0:
+        raise argparse.ArgumentTypeError(f"needs seconds from 0 to 3600, got '{text}'")
     return value
 
 
