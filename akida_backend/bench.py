@@ -360,16 +360,18 @@ def take_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Ti
         calls: What to time; ratios are to the first.
         seconds: Time to spend in all.
     """
-    repeats = [_repeats(call) for call in calls]
+    turns = [_turn(call) for call in calls]
+    # Calls that take seconds are not worth many rounds.
+    fewest = _FEWEST_ROUNDS if sum(turn.seconds for turn in turns) < seconds else 1
     times: list[list[float]] = [[] for _ in calls]
     collecting = gc.isenabled()
     gc.disable()
     try:
         end = time.perf_counter() + seconds
-        while len(times[0]) < _FEWEST_ROUNDS or time.perf_counter() < end:
+        while len(times[0]) < fewest or time.perf_counter() < end:
             first = len(times[0]) % len(calls)
             for index in (*range(first, len(calls)), *range(first)):
-                times[index].append(_block(calls[index], repeats[index]))
+                times[index].append(turns[index].take())
     finally:
         if collecting:
             gc.enable()
@@ -383,23 +385,39 @@ def take_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Ti
     ]
 
 
-def _repeats(call: Callable[[], object]) -> int:
-    """Calls that fill a turn."""
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One side's part of a round.
+
+    Attributes:
+        call: What is timed.
+        repeats: How often.
+        seconds: What it took when it was tried, in all.
+    """
+
+    call: Callable[[], object]
+    repeats: int
+    seconds: float
+
+    def take(self) -> float:
+        """Seconds per call; a first one fetches what the last side drove out of the caches."""
+        time.sleep(_PAUSE_SECONDS)
+        if self.repeats > 1:
+            self.call()
+        start = time.perf_counter()
+        for _ in range(self.repeats):
+            self.call()
+        return (time.perf_counter() - start) / self.repeats
+
+
+def _turn(call: Callable[[], object]) -> _Turn:
+    """Enough calls to fill a turn."""
     call()
     start = time.perf_counter()
     call()
-    spent = time.perf_counter() - start
-    return max(1, min(10_000, math.ceil(_BLOCK_SECONDS / max(spent, 1e-7))))
-
-
-def _block(call: Callable[[], object], repeats: int) -> float:
-    """Seconds per call, once what the last side left in the caches is gone."""
-    time.sleep(_PAUSE_SECONDS)
-    call()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
+    spent = max(time.perf_counter() - start, 1e-7)
+    repeats = max(1, min(10_000, math.ceil(_BLOCK_SECONDS / spent)))
+    return _Turn(call, repeats, repeats * spent)
 
 
 def random_feeds(graph: Graph, samples: int, seed: int = 0) -> dict[str, AnyArray]:

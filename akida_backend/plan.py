@@ -157,6 +157,18 @@ class Plan:
 
         save_plan(self, path)
 
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """The plan of an ``.akp`` file.
+
+        Raises:
+            InputError: The file cannot be read.
+            ProgramError: It is damaged, of a newer version, or no plan.
+        """
+        from akida_backend.plan_format import read_plan
+
+        return read_plan(path)
+
     def _repr_html_(self) -> str:
         from akida_backend.report import plan_html
 

@@ -319,6 +319,10 @@ def test_a_session_takes_path_and_bytes(saved: Path) -> None:
         np.testing.assert_array_equal(found, expected[0])
 
 
+def test_a_plan_is_loaded_as_it_was_saved(saved: Path) -> None:
+    assert plan_to_bytes(Plan.load(saved)) == saved.read_bytes() == SAMPLE
+
+
 def test_a_plan_is_known_by_its_content(saved: Path) -> None:
     renamed = saved.rename(saved.with_name("model"))
     assert InferenceSession(renamed).plan.device.name == "akida2"

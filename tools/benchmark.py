@@ -3,8 +3,8 @@
 
     python tools/benchmark.py [MODEL ...] [--seconds S] [--out FOLDER]
 
-Without a model: those of `SUITE` that lie somewhere below the folder AKIDA_BACKEND_MODELS, and two
-AkidaNets with random weights. Writes bench.json and bench.md; `akida_backend.bench` says how speed
+Without a model: those of tools/fetch_models.py that lie below the folder AKIDA_BACKEND_MODELS (or
+./models), and two AkidaNets with random weights. Writes bench.json and bench.md; `akida_backend.bench` says how speed
 is measured. Memory is measured in a process of its own for every side: what stays resident after a
 hundred runs, less what was before loading. Loading is the fastest of five processes.
 """
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from fetch_models import MODELS, SEARCH_VARIABLE, find
 from zoo_builder import build
 
 from akida_backend import document
@@ -46,15 +47,14 @@ from akida_backend.session import InferenceSession
 from akida_backend.simulator import Simulator
 from akida_backend.tflite_writer import write_tflite
 
-MODELS_VARIABLE: Final = "AKIDA_BACKEND_MODELS"
 SUITE: Final = {
-    "MLPerf VWW 96": "mlperf_vww_96_int8.tflite",
-    "MLPerf KWS": "mlperf_kws_ref_int8.tflite",
-    "MLPerf ResNet8": "mlperf_resnet8_int8.tflite",
-    "MLPerf AD01": "mlperf_ad01_int8.tflite",
-    "Arm MicroNet VWW-2": "arm_micronet_vww2_50_50_int8.tflite",
-    "Coral MobileNetV1 0.75 192": "coral_mobilenet_v1_0.75_192_quant.tflite",
-    "Coral MobileNetV2 1.0 224": "coral_mobilenet_v2_1.0_224_quant.tflite",
+    "mlperf-vww": "MLPerf VWW 96",
+    "mlperf-kws": "MLPerf KWS",
+    "mlperf-resnet8": "MLPerf ResNet8",
+    "mlperf-ad01": "MLPerf AD01",
+    "micronet-vww2": "Arm MicroNet VWW-2",
+    "coral-mobilenet-v1": "Coral MobileNetV1 0.75 192",
+    "coral-mobilenet-v2": "Coral MobileNetV2 1.0 224",
 }
 ZOO: Final = {
     "AkidaNet 0.5 224": ("akidanet", 0.5, 224),
@@ -119,13 +119,13 @@ def networks(paths: Sequence[Path]) -> Iterator[Network]:
         yield Network(path.stem, load(path))
     if paths:
         return
-    folder = os.environ.get(MODELS_VARIABLE)
-    for label, name in SUITE.items():
-        found = sorted(Path(folder).rglob(name)) if folder else []
-        if found:
-            yield Network(label, load(found[0]))
+    folder = Path(os.environ.get(SEARCH_VARIABLE, "models"))
+    for model in MODELS:
+        found = find(model, folder)
+        if found is None:
+            say(f"{SUITE[model.name]}: not below {folder}; see tools/fetch_models.py")
         else:
-            say(f"{label}: no {name} below {MODELS_VARIABLE}={folder or ''}")
+            yield Network(SUITE[model.name], load(found))
     for label, (network, alpha, side) in ZOO.items():
         yield Network(label, zoo_network(network, alpha, side))
 

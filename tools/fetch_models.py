@@ -52,6 +52,14 @@ def _mlperf(name: str, path: str, sha1: str, size: int) -> Model:
     return Model(f"mlperf-{name}", f"mlperf_{name}_int8.tflite", sha1, size, url)
 
 
+def _coral(name: str, path: str, sha1: str, size: int) -> Model:
+    """A network of Coral's test data (Apache-2.0), quantized to uint8."""
+    commit = "104342d2d3480b3e66203073dac24f4e2dbb4c41"
+    return Model(
+        f"coral-{name}", f"coral_{path}", sha1, size, github("google-coral/test_data", commit, path)
+    )
+
+
 MODELS: Final = (
     # MicroNet VWW-2 of Arm's model zoo (Apache-2.0), https://arxiv.org/abs/2010.11267
     Model(
@@ -88,6 +96,18 @@ MODELS: Final = (
         "anomaly_detection/trained_models/ad01_int8.tflite",
         "403b8c5ac37a4923688c6099dcf5a0acc4cf0b3b",
         276_976,
+    ),
+    _coral(
+        "mobilenet-v1",
+        "mobilenet_v1_0.75_192_quant.tflite",
+        "4104bb48bd4cd783227bb084897c6695b25f0317",
+        2_652_542,
+    ),
+    _coral(
+        "mobilenet-v2",
+        "mobilenet_v2_1.0_224_quant.tflite",
+        "a1cdddd766e3d152a33763f2cb5af1394ae30326",
+        3_610_798,
     ),
 )
 

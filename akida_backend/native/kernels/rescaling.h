@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Accumulators to stored codes.
+#ifndef AKIDA_BACKEND_RESCALING_H
+#define AKIDA_BACKEND_RESCALING_H
+
+#include "kernels.h"
+
+#define AKIDA_BACKEND_INLINE inline __attribute__((always_inline))
+#define AKIDA_BACKEND_UNROLL _Pragma("GCC unroll 16")
+
+namespace {
+
+using namespace akida_backend;
+
+// Not std::min and std::max: a kernel library has no symbols that others could bind to.
+template <class T>
+AKIDA_BACKEND_INLINE T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+template <class T>
+AKIDA_BACKEND_INLINE T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
+template <class I>
+AKIDA_BACKEND_INLINE typename I::Vector rescaled_direct(typename I::Vector x, const Rescaler& by,
+                                                        int at) {
+  x = I::add(I::multiply(x, I::load(by.multiplier + at)), I::load(by.addend + at));
+  return I::shift_right(x, I::load(by.shift + at));
+}
+
+template <class I>
+AKIDA_BACKEND_INLINE typename I::Vector rescaled(typename I::Vector x, const Rescaler& by, int at) {
+  if (by.kind == Rescaling::direct) return rescaled_direct<I>(x, by, at);
+  x = I::minimum(I::maximum(x, I::load(by.low + at)), I::load(by.high + at));
+  if (by.kind == Rescaling::clamped) return rescaled_direct<I>(x, by, at);
+  const auto multiplier = I::load(by.multiplier + at);
+  const auto upper = I::multiply(I::shift_right_8(x), multiplier);
+  const auto lower = I::shift_right_8(I::multiply(I::bits(x, I::set(255)), multiplier));
+  const auto sum = I::add(I::add(upper, lower), I::load(by.addend + at));
+  return I::add(I::shift_right(sum, I::load(by.shift + at)), I::set(by.offset));
+}
+
+// The rare kinds, away from the registers of the common one.
+template <class I>
+__attribute__((noinline)) void rescale_all(typename I::Vector* values, const Rescaler& by,
+                                           int vectors, int pixels) {
+  for (int p = 0; p < pixels; p++) {
+    for (int v = 0; v < vectors; v++) {
+      values[p * vectors + v] = rescaled<I>(values[p * vectors + v], by, v * I::lanes);
+    }
+  }
+}
+
+// Where a run of output pixels goes: rows of `width` pixels.
+struct Cursor {
+  uint8_t* at;
+  int64_t pixel;
+  int64_t gap;  // from behind a row's last pixel to the next row
+  int32_t width;
+  int32_t left;
+
+  // Addresses of the next pixels.
+  template <int pixels>
+  AKIDA_BACKEND_INLINE void take(uint8_t* (&to)[pixels]) {
+    if (left > pixels) {
+      AKIDA_BACKEND_UNROLL
+      for (int p = 0; p < pixels; p++) to[p] = at + p * pixel;
+      at += pixels * pixel;
+      left -= pixels;
+      return;
+    }
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p++) {
+      to[p] = at;
+      at += pixel;
+      if (--left == 0) {
+        at += gap;
+        left = width;
+      }
+    }
+  }
+};
+
+// Rescales the accumulators of some pixels and stores their codes.
+template <class I, int pixels, int vectors>
+AKIDA_BACKEND_INLINE void store_codes(typename I::Vector (&sums)[pixels][vectors],
+                                      const Block& block, Cursor& target) {
+  using Vector = typename I::Vector;
+  const int count = block.channels;
+  Vector codes[pixels][vectors];
+  if (__builtin_expect(block.rescaler.kind == Rescaling::direct, 1)) {
+    AKIDA_BACKEND_UNROLL
+    for (int v = 0; v < vectors; v++) {  // a vector's constants are loaded once for all pixels
+      const Vector multiplier = I::keep(I::load(block.rescaler.multiplier + v * I::lanes));
+      const Vector addend = I::keep(I::load(block.rescaler.addend + v * I::lanes));
+      const Vector shift = I::keep(I::load(block.rescaler.shift + v * I::lanes));
+      AKIDA_BACKEND_UNROLL
+      for (int p = 0; p < pixels; p++) {
+        const Vector product = I::add(I::multiply(sums[p][v], multiplier), addend);
+        codes[p][v] = I::shift_right(product, shift);
+      }
+    }
+  } else {
+    Vector spilled[pixels * vectors];
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p++) {
+      AKIDA_BACKEND_UNROLL
+      for (int v = 0; v < vectors; v++) spilled[p * vectors + v] = sums[p][v];
+    }
+    rescale_all<I>(spilled, block.rescaler, vectors, pixels);
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p++) {
+      AKIDA_BACKEND_UNROLL
+      for (int v = 0; v < vectors; v++) codes[p][v] = spilled[p * vectors + v];
+    }
+  }
+  uint8_t* to[pixels];
+  target.take(to);
+  if constexpr (vectors == 4) {
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p++) {
+      const auto bytes = I::pack(codes[p][0], codes[p][1], codes[p][2], codes[p][3]);
+      I::store_whole(to[p], I::clamp(bytes, block.lowest, block.highest), count);
+    }
+  } else if constexpr (vectors == 2) {
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p += 2) {
+      const int q = p + 1 < pixels ? p + 1 : p;
+      const auto bytes =
+          I::halves(I::pack(codes[p][0], codes[p][1], codes[q][0], codes[q][1]));
+      const auto clamped = I::clamp(bytes, block.lowest, block.highest);
+      I::template store_half<0>(to[p], clamped, count);
+      if (q > p) I::template store_half<1>(to[q], clamped, count);
+    }
+  } else {
+    constexpr int last = pixels - 1;
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p += 4) {
+      const int q = p + 1 < last ? p + 1 : last, r = p + 2 < last ? p + 2 : last;
+      const int s = p + 3 < last ? p + 3 : last;
+      const auto bytes =
+          I::quarters(I::pack(codes[p][0], codes[q][0], codes[r][0], codes[s][0]));
+      const auto clamped = I::clamp(bytes, block.lowest, block.highest);
+      I::template store_quarter<0>(to[p], clamped, count);
+      if (p + 1 < pixels) I::template store_quarter<1>(to[q], clamped, count);
+      if (p + 2 < pixels) I::template store_quarter<2>(to[r], clamped, count);
+      if (p + 3 < pixels) I::template store_quarter<3>(to[s], clamped, count);
+    }
+  }
+}
+
+template <class I, int pixels, int vectors>
+AKIDA_BACKEND_INLINE void store_accumulators(typename I::Vector (&sums)[pixels][vectors],
+                                             Cursor& target) {
+  uint8_t* to[pixels];
+  target.take(to);
+  AKIDA_BACKEND_UNROLL
+  for (int p = 0; p < pixels; p++) {
+    auto* words = reinterpret_cast<int32_t*>(to[p]);
+    AKIDA_BACKEND_UNROLL
+    for (int v = 0; v < vectors; v++) I::store(words + v * I::lanes, sums[p][v]);
+  }
+}
+
+}  // namespace
+
+#endif

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// The function table of one kernel library.
+#ifndef AKIDA_BACKEND_TABLE_H
+#define AKIDA_BACKEND_TABLE_H
+
+#include "convolution.h"
+#include "depthwise.h"
+#include "elementwise.h"
+
+#if defined(__GNUC__)
+#define AKIDA_BACKEND_EXPORT extern "C" __attribute__((visibility("default")))
+#else
+#define AKIDA_BACKEND_EXPORT extern "C"
+#endif
+
+// `Pairs` computes what `quad_limit` forbids `Quads`.
+#define AKIDA_BACKEND_KERNELS(name, Quads, Pairs, quad_limit)                                     \
+  AKIDA_BACKEND_EXPORT const akida_backend::KernelTable* akida_backend_kernel_table() {           \
+    static constexpr akida_backend::KernelTable table = {                                         \
+        kernel_table_version, name,         Quads::lanes, quad_limit, convolution<Quads, Pairs>,  \
+        depthwise<Quads, Pairs>, finish<Quads>, max_pool, add<Quads>, copy, encode, decode};      \
+    return &table;                                                                                \
+  }
+
+#endif

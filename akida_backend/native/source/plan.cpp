@@ -1,0 +1,1125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <new>
+#include <numeric>
+#include <set>
+#include <tuple>
+
+#include "pack.h"
+#include "proof.h"
+#include "simplify.h"
+
+namespace akida_backend {
+
+void Storage::Release::operator()(void* memory) const { std::free(memory); }
+
+void* Storage::allocate(size_t bytes) {
+  constexpr size_t line = 64;
+  bytes = std::max(line, (bytes + line - 1) / line * line);
+  blocks_.emplace_back(std::aligned_alloc(line, bytes));
+  void* memory = blocks_.back().get();
+  if (memory == nullptr) throw std::bad_alloc();
+  std::memset(memory, 0, bytes);
+  return memory;
+}
+
+void Border::fill(uint8_t* arena) const {
+  const int64_t channels = shape.channels;
+  const auto fill_pixels = [&](int64_t row, int64_t first, int64_t count) {
+    uint8_t* to = arena + map.start + row * map.row + first * map.pixel;
+    if (values.size() == 1) {
+      std::memset(to, values[0], static_cast<size_t>(count * channels));
+      return;
+    }
+    for (int64_t i = 0; i < count * channels; i++) {
+      to[i] = values[static_cast<size_t>(i % channels)];
+    }
+  };
+  for (int64_t row = -pads.top; row < shape.height + pads.bottom; row++) {
+    if (row < 0 || row >= shape.height) {
+      fill_pixels(row, -pads.left, pads.left + shape.width + pads.right);
+    } else {
+      fill_pixels(row, -pads.left, pads.left);
+      fill_pixels(row, shape.width, pads.right);
+    }
+  }
+}
+
+namespace {
+
+constexpr int64_t line = 64;
+// Kernels read up to a vector's bytes behind what they use.
+constexpr int64_t slack = 256;
+// A flat map is cut into rows of so many pixels: whole tiles, and units for threads.
+constexpr int64_t flat_row_pixels = 48;
+// Memory that may be spent on keeping borders intact instead of filling them in every run.
+constexpr int64_t small_arena = 1 << 20;
+// Bytes over which a depthwise layer's blocks may repeat before they fill a cache of their own.
+constexpr int64_t longest_flat = 512;
+constexpr int64_t strip_bytes = 24 << 10, shortest_strip = 6, longest_strip = 16;
+constexpr int signed_offset = 128;
+
+struct Buffer {
+  Shape shape;
+  int64_t value_bytes;
+  Pads pads{};
+  std::vector<uint8_t> border;  // one value, or one per channel
+  size_t first_step = SIZE_MAX;
+  size_t last_step = 0;
+  int64_t start = 0;  // of the first pixel inside, in the arena
+
+  int64_t pixel() const { return shape.channels * value_bytes; }
+  int64_t row() const { return (pads.left + shape.width + pads.right) * pixel(); }
+  int64_t inside() const { return pads.top * row() + pads.left * pixel(); }
+  int64_t bytes() const { return (pads.top + shape.height + pads.bottom) * row(); }
+  bool has_border() const { return pads.top + pads.bottom + pads.left + pads.right > 0; }
+};
+
+// Places in the arena: first fit among the smallest sufficient gaps.
+class Arena {
+ public:
+  int64_t take(int64_t bytes) {
+    bytes = (bytes + line - 1) / line * line;
+    auto best = gaps_.end();
+    for (auto gap = gaps_.begin(); gap != gaps_.end(); ++gap) {
+      if (gap->second >= bytes && (best == gaps_.end() || gap->second < best->second)) best = gap;
+    }
+    if (best == gaps_.end()) {
+      const int64_t at = end_;
+      end_ += bytes;
+      return at;
+    }
+    const auto [at, size] = *best;
+    gaps_.erase(best);
+    if (size > bytes) gaps_[at + bytes] = size - bytes;
+    return at;
+  }
+
+  void release(int64_t at, int64_t bytes) {
+    bytes = (bytes + line - 1) / line * line;
+    auto [gap, fresh] = gaps_.emplace(at, bytes);
+    const auto next = std::next(gap);
+    if (next != gaps_.end() && gap->first + gap->second == next->first) {
+      gap->second += next->second;
+      gaps_.erase(next);
+    }
+    if (gap != gaps_.begin()) {
+      const auto before = std::prev(gap);
+      if (before->first + before->second == gap->first) {
+        before->second += gap->second;
+        gap = gaps_.erase(gap);
+      }
+    }
+    static_cast<void>(fresh);
+  }
+
+  int64_t end() const { return end_; }
+
+ private:
+  std::map<int64_t, int64_t> gaps_;
+  int64_t end_ = 0;
+};
+
+// A tensor's place: a buffer, or some channels of one.
+struct View {
+  size_t buffer;
+  int64_t channel;
+};
+
+class Planner {
+ public:
+  Planner(const Program& program, Proof proof, const KernelTable& kernels)
+      : program_(program), kernels_(kernels), proof_(std::move(proof)), lanes_(kernels.lanes),
+        plan_(new Plan()) {}
+
+  std::unique_ptr<Plan> make() {
+    plan_->input = program_.input;
+    plan_->output = program_.output;
+    plan_->kernels = &kernels_;
+    choose_codes();
+    choose_buffers();
+    plan_encode();
+    for (size_t number = 0; number < program_.layers.size(); number++) plan_layer(number);
+    plan_decode();
+    place_buffers();
+    return std::move(plan_);
+  }
+
+ private:
+  const Layer& layer_writing(size_t tensor) const { return program_.layers[tensor - 1]; }
+  const Shape& shape(size_t tensor) const { return program_.tensors[tensor].shape; }
+  Buffer& buffer_of(size_t tensor) { return buffers_[views_[tensor].buffer]; }
+
+  // Storage codes
+
+  void choose_codes() {
+    const size_t count = program_.tensors.size();
+    readers_.resize(count);
+    for (const Layer& layer : program_.layers) {
+      readers_[layer.inputs[0]]++;
+      if (!layer.is_convolution()) readers_[layer.inputs[1]]++;
+    }
+    offsets_.resize(count);
+    int low = 0, high = program_.tensors[0].is_image() ? 255 : 0;
+    for (size_t i = 0; i < program_.recode.size(); i++) {
+      low = std::min<int>(low, program_.recode[i]);
+      high = std::max<int>(high, program_.recode[i]);
+    }
+    offsets_[0] = low == 0 ? 0 : std::max(-low, signed_offset);
+    largest_input_ = high + offsets_[0];
+    for (size_t tensor = 1; tensor < count; tensor++) {
+      const Layer& layer = layer_writing(tensor);
+      if (layer.kind == Kind::concatenate) {
+        offsets_[tensor] = std::max(offsets_[layer.inputs[0]], offsets_[layer.inputs[1]]);
+      } else if (program_.tensors[tensor].bits != 32) {
+        offsets_[tensor] = proof_.tensors[tensor].low < 0 ? signed_offset : 0;
+      }
+    }
+    // Operands that only a concatenation reads are written where it wants them.
+    inside_.resize(count);
+    for (size_t tensor = count - 1; tensor > 0; tensor--) {
+      const Layer& layer = layer_writing(tensor);
+      if (layer.kind != Kind::concatenate) continue;
+      for (const size_t operand : layer.inputs) {
+        if (operand == 0 || readers_[operand] > 1) continue;
+        inside_[operand] = tensor;
+        offsets_[operand] = offsets_[tensor];
+      }
+    }
+  }
+
+  int64_t largest_code(size_t tensor) const {
+    return tensor == 0 ? largest_input_ : proof_.tensors[tensor].high + offsets_[tensor];
+  }
+
+  // Buffers
+
+  size_t add_buffer(const Shape& shape, int64_t value_bytes, uint8_t border) {
+    Buffer buffer{};
+    buffer.shape = shape;
+    buffer.value_bytes = value_bytes;
+    buffer.border = {border};
+    buffer.first_step = SIZE_MAX;
+    buffers_.push_back(std::move(buffer));
+    return buffers_.size() - 1;
+  }
+
+  void choose_buffers() {
+    views_.resize(program_.tensors.size());
+    for (size_t tensor = program_.tensors.size(); tensor-- > 0;) {
+      if (inside_[tensor] != 0) {
+        const Layer& joined = layer_writing(inside_[tensor]);
+        views_[tensor] = views_[inside_[tensor]];
+        if (tensor != joined.inputs[0]) views_[tensor].channel += shape(joined.inputs[0]).channels;
+        continue;
+      }
+      // Wide outputs get their own buffers, in the order of blocks.
+      views_[tensor] = {add_buffer(shape(tensor), 1, static_cast<uint8_t>(offsets_[tensor])), 0};
+    }
+    sources_.resize(program_.layers.size());
+    for (size_t number = 0; number < program_.layers.size(); number++) {
+      const Layer& layer = program_.layers[number];
+      const size_t tensor = layer.inputs[0];
+      sources_[number] = views_[tensor].buffer;
+      const Pads pads = pads_of(layer);
+      if (layer.kind == Kind::input_convolution &&
+          pads.top + pads.bottom + pads.left + pads.right > 0) {
+        sources_[number] = image_with_border(layer);
+      }
+      Pads& all = buffers_[sources_[number]].pads;
+      all = {std::max(all.top, pads.top), std::max(all.bottom, pads.bottom),
+             std::max(all.left, pads.left), std::max(all.right, pads.right)};
+    }
+  }
+
+  // The image's own buffer for the first border that is asked for, copies for others.
+  size_t image_with_border(const Layer& layer) {
+    std::vector<uint8_t> border;
+    for (size_t c = 0; c < layer.padding_value.size(); c++) {
+      border.push_back(layer.padding_value[c]);
+    }
+    for (const size_t number : images_) {
+      if (buffers_[number].border == border) return number;
+    }
+    const bool first = images_.empty();
+    const size_t number = first ? views_[0].buffer : add_buffer(shape(0), 1, 0);
+    buffers_[number].border = border;
+    images_.push_back(number);
+    return number;
+  }
+
+  Pads pads_of(const Layer& layer) const {
+    const Shape& input = shape(layer.inputs[0]);
+    if (layer.kind == Kind::dense || !layer.is_convolution() || layer.padding == Padding::valid) {
+      return {};
+    }
+    if (layer.is_transpose()) {
+      const int64_t below = layer.kernel.height == 4, right = layer.kernel.width == 4;
+      return {1, below, 1, right};
+    }
+    return same_pads({input.height, input.width}, layer.kernel, layer.stride);
+  }
+
+  Map map_of(size_t number, int64_t channel = 0) const {
+    const Buffer& buffer = buffers_[number];
+    return {channel * buffer.value_bytes, buffer.row(), buffer.pixel()};
+  }
+  Map map_of(View view) const { return map_of(view.buffer, view.channel); }
+
+  // Says that the current step touches a buffer that `map` lies in.
+  void use(size_t number, Map& map) {
+    Buffer& buffer = buffers_[number];
+    const size_t step = plan_->steps.size() + 1;  // step 0 encodes
+    buffer.first_step = std::min(buffer.first_step, step);
+    buffer.last_step = std::max(buffer.last_step, step);
+    patches_.emplace_back(&map.start, number);
+  }
+
+  void place_buffers() {
+    const int64_t kept = arrange(true), shared = arrange(false);
+    const bool keep = kept <= std::max(small_arena, shared + shared / 8);
+    plan_->arena_bytes = (keep ? arrange(true) : shared) + slack;
+    for (const auto& [address, number] : patches_) *address += buffers_[number].start;
+    for (size_t number = 0; number < buffers_.size(); number++) {
+      const Buffer& buffer = buffers_[number];
+      if (!buffer.has_border() || buffer.first_step == SIZE_MAX) continue;
+      auto border = std::make_unique<Border>();
+      border->map = {buffer.start, buffer.row(), buffer.pixel()};
+      border->shape = buffer.shape;
+      border->pads = buffer.pads;
+      border->values = buffer.border;
+      if (keep) {
+        plan_->lasting.push_back(border.get());
+      } else if (buffer.first_step == 0) {
+        plan_->first_border = border.get();
+      } else {
+        plan_->steps[buffer.first_step - 1].border = border.get();
+      }
+      plan_->borders.push_back(std::move(border));
+    }
+  }
+
+  // Gives every buffer a place, and returns where the last one ends.
+  int64_t arrange(bool keep_borders) {
+    const size_t steps = plan_->steps.size() + 2;
+    std::vector<std::vector<size_t>> begins(steps), ends(steps);
+    for (size_t number = 0; number < buffers_.size(); number++) {
+      const Buffer& buffer = buffers_[number];
+      if (buffer.first_step == SIZE_MAX) continue;
+      const bool lasting = keep_borders && buffer.has_border();
+      begins[lasting ? 0 : buffer.first_step].push_back(number);
+      if (!lasting) ends[buffer.last_step].push_back(number);
+    }
+    Arena arena;
+    for (size_t step = 0; step < steps; step++) {
+      for (const size_t number : begins[step]) {
+        Buffer& buffer = buffers_[number];
+        buffer.start = arena.take(room(buffer));
+        // The first pixel inside begins a cache line.
+        buffer.start += (buffer.inside() + line - 1) / line * line;
+      }
+      for (const size_t number : ends[step]) {
+        const Buffer& buffer = buffers_[number];
+        arena.release(buffer.start - (buffer.inside() + line - 1) / line * line, room(buffer));
+      }
+    }
+    return arena.end();
+  }
+
+  static int64_t room(const Buffer& buffer) { return buffer.bytes() + line; }
+
+  // Steps
+
+  template <class Job>
+  void add_step(Region run, const Job* job, int64_t units, int64_t work, bool shares = false) {
+    plan_->steps.push_back({run, job, units, shares, work, nullptr});
+  }
+
+  void plan_encode() {
+    const Shape& input = shape(0);
+    const Tensor& tensor = program_.tensors[0];
+    Encode& job = plan_->encode;
+    job.target = map_of(views_[0]);
+    Buffer& buffer = buffer_of(0);
+    buffer.first_step = 0;
+    patches_.emplace_back(&job.target.start, views_[0].buffer);
+    job.height = static_cast<int32_t>(input.height);
+    job.width = static_cast<int32_t>(input.width);
+    job.channels = static_cast<int32_t>(input.channels / tensor.parts);
+    job.parts = tensor.parts;
+    const int flip = program_.input.type == 1 ? 0x80 : 0;  // int8: tables begin at -128
+    auto* tables = plan_->storage.make<uint8_t>(program_.recode.size());
+    for (size_t i = 0; i < program_.recode.size(); i++) {
+      const size_t from = i ^ static_cast<size_t>(flip);
+      tables[i] = static_cast<uint8_t>(program_.recode[from] + offsets_[0]);
+    }
+    job.tables = tables;
+    for (const uint8_t bit : {0, 0x80}) find_ramp(job, bit);
+  }
+
+  // Whether table 0 is a clamped ramp over the host's bytes, their highest bit flipped or not.
+  static void find_ramp(Encode& job, uint8_t flip) {
+    if (job.ramp || job.parts != 1) return;
+    const auto value = [&](int i) { return int{job.tables[i ^ flip]}; };
+    const auto [low, high] = std::minmax_element(job.tables, job.tables + 256);
+    int rising = 0;
+    while (rising < 255 && value(rising + 1) <= value(rising)) rising++;
+    const int step = value(rising) - rising;
+    for (int i = 0; i < 256; i++) {
+      if (std::clamp<int>(i + step, *low, *high) != value(i)) return;
+    }
+    job.ramp = 1;
+    job.flip = flip;
+    job.step = step;
+    job.lowest = *low;
+    job.highest = *high;
+  }
+
+  void plan_decode() {
+    const size_t last = program_.tensors.size() - 1;
+    const Shape& output = shape(last);
+    const Tensor& tensor = program_.tensors[last];
+    Decode& job = plan_->decode;
+    job.source = map_of(views_[last]);
+    use(views_[last].buffer, job.source);
+    job.height = static_cast<int32_t>(output.height);
+    job.width = static_cast<int32_t>(output.width);
+    job.channels = static_cast<int32_t>(output.channels);
+    job.offset = offsets_[last];
+    job.wide = tensor.bits == 32;
+    const auto channels = static_cast<size_t>(output.channels);
+    auto* factor = plan_->storage.make<double>(channels);
+    for (size_t c = 0; c < channels; c++) {
+      factor[c] = program_.factor[program_.factor.size() == 1 ? 0 : c];
+    }
+    job.factor = factor;
+    if (job.wide) {
+      auto* low = plan_->storage.make<int32_t>(channels);
+      auto* high = plan_->storage.make<int32_t>(channels);
+      for (size_t c = 0; c < channels; c++) {
+        const Limits limits = relu_limits(program_.layers.back(), c);
+        low[c] = static_cast<int32_t>(limits.low);
+        high[c] = static_cast<int32_t>(limits.high);
+      }
+      job.clamp_low = low;
+      job.clamp_high = high;
+    }
+    job.zero_point = program_.zero_point;
+    job.low = program_.low;
+    job.high = program_.high;
+    job.type = static_cast<int32_t>(program_.output.type);
+    plan_->raw_shape = {-1, job.height, job.width, job.channels};
+    plan_->raw_type = tensor.bits == 32 ? 5 : tensor.is_signed ? 1 : 2;
+  }
+
+  void plan_layer(size_t number) {
+    const Layer& layer = program_.layers[number];
+    if (layer.kind == Kind::concatenate) {
+      int64_t channel = 0;
+      for (const size_t operand : layer.inputs) {
+        const View view = views_[number + 1];
+        if (inside_[operand] != number + 1) {
+          plan_copy(views_[operand], operand, {view.buffer, view.channel + channel},
+                    offsets_[number + 1] - offsets_[operand]);
+        }
+        channel += shape(operand).channels;
+      }
+    } else if (layer.kind == Kind::add) {
+      plan_add(number);
+    } else {
+      plan_convolution(number);
+    }
+  }
+
+  void plan_copy(View from, size_t tensor, View to, int offset) {
+    auto* job = plan_->storage.make<Copy>();
+    job->source = map_of(from);
+    job->target = map_of(to);
+    use(from.buffer, job->source);
+    use(to.buffer, job->target);
+    const Shape& map = shape(tensor);
+    job->height = static_cast<int32_t>(map.height);
+    job->width = static_cast<int32_t>(map.width);
+    job->channels = static_cast<int32_t>(map.channels);
+    job->offset = offset;
+    if (job->source.pixel == map.channels && job->target.pixel == map.channels) {
+      job->channels *= job->width;
+      job->width = 1;
+    }
+    add_step(kernels_.copy, job, map.height, map.values());
+  }
+
+  void plan_add(size_t number) {
+    const Layer& layer = program_.layers[number];
+    const auto [first, second] = layer.inputs;
+    const Shape& map = shape(first);
+    auto* job = plan_->storage.make<Add>();
+    job->height = static_cast<int32_t>(map.height);
+    job->width = static_cast<int32_t>(map.width);
+    job->channels = static_cast<int32_t>(map.channels);
+    job->accumulators = layer.output_bits == 32;
+    job->a_shift = layer.a_shift;
+    job->b_shift = layer.b_shift;
+    job->constant = -((int64_t{offsets_[first]} << layer.a_shift) +
+                      (int64_t{offsets_[second]} << layer.b_shift));
+    View target = views_[number + 1];
+    if (job->accumulators) {
+      buffers_[target.buffer].value_bytes = 4;
+    } else {
+      const int offset = offsets_[number + 1];
+      // Eight bits to the left saturate all but 0.
+      const int left = std::clamp(layer.output_shift, 0, 9), right = std::max(-layer.output_shift, 0);
+      job->a_shift += left;
+      job->b_shift += left;
+      job->shift = right;
+      job->constant = job->constant * (int64_t{1} << left) + ((int64_t{1} << right) >> 1) +
+                      offset * (int64_t{1} << right);
+      // Sums may wrap around on the way, codes being at least 0 and the constant not.
+      const int64_t largest = job->constant + (largest_code(first) << job->a_shift) +
+                              (largest_code(second) << job->b_shift);
+      const auto fits = [&](int bits) {
+        const int64_t limit = int64_t{1} << (bits - 1);
+        return job->constant >= -limit && largest < limit && right < bits &&
+               job->a_shift < bits && job->b_shift < bits;
+      };
+      job->bits = fits(16) ? 16 : fits(32) ? 32 : 64;
+      // Operands and result without gaps are one long pixel per row.
+      const auto packed = [&](const View& view) {
+        return map_of(view).pixel == map.channels;
+      };
+      if (packed(views_[first]) && packed(views_[second]) && packed(target)) {
+        job->channels *= job->width;
+        job->width = 1;
+      }
+      auto [lowest, highest] = code_limits(number, /*activated=*/false);
+      const auto count = static_cast<size_t>(job->channels + 4 * lanes_);
+      auto* low = plan_->storage.make<uint8_t>(count);
+      auto* high = plan_->storage.make<uint8_t>(count);
+      for (size_t i = 0; i < count; i++) {
+        low[i] = lowest[i % lowest.size()];
+        high[i] = highest[i % highest.size()];
+      }
+      job->lowest = low;
+      job->highest = high;
+    }
+    job->a = map_of(views_[first]);
+    job->b = map_of(views_[second]);
+    job->target = map_of(target);
+    use(views_[first].buffer, job->a);
+    use(views_[second].buffer, job->b);
+    use(target.buffer, job->target);
+    add_step(kernels_.add, job, map.height, map.values());
+  }
+
+  // What the activation lets through of an accumulator, within 32 bits.
+  static Limits relu_limits(const Layer& layer, size_t filter) {
+    if (!layer.has_relu()) return {INT32_MIN, INT32_MAX};
+    if (layer.activation == Activation::relu) return {0, INT32_MAX};
+    const int64_t bound = int64_t{layer.bound[filter]} << layer.bound_shift[filter];
+    return {0, std::min<int64_t>(bound, INT32_MAX)};
+  }
+
+  // Stored codes per channel that a layer's activation, which a rescale does not reorder, lets
+  // through; all codes where the activation has been applied before.
+  std::pair<std::vector<uint8_t>, std::vector<uint8_t>> code_limits(size_t number,
+                                                                    bool activated) const {
+    const Layer& layer = program_.layers[number];
+    const Limits codes = program_.tensors[number + 1].limits();
+    const int offset = offsets_[number + 1];
+    const auto channels = static_cast<size_t>(
+        layer.kind == Kind::add ? shape(number + 1).channels
+                                : static_cast<int64_t>(layer.bias.size()));
+    std::vector<uint8_t> lowest, highest;
+    for (size_t c = 0; c < channels; c++) {
+      Limits limits = codes;
+      if (!activated && layer.has_relu()) {
+        limits.low = 0;
+        if (layer.activation == Activation::bounded_relu) {
+          const int64_t bound = int64_t{layer.bound[c]} << layer.bound_shift[c];
+          limits.high = layer.kind == Kind::add
+                            ? rescale(bound, 1, layer.output_shift, codes)
+                            : rescale(bound, layer.rescale.multiplier[c], layer.rescale.shift[c],
+                                      codes);
+        }
+      }
+      // Without an offset no code is negative.
+      lowest.push_back(static_cast<uint8_t>(std::max<int64_t>(limits.low + offset, 0)));
+      highest.push_back(static_cast<uint8_t>(limits.high + offset));
+    }
+    return {lowest, highest};
+  }
+
+  // Convolutions of all kinds
+
+  // One kernel over one map: a whole layer, or one of the four phases of a transposed one.
+  struct Part {
+    Size kernel;
+    Map source;   // of the first window; steps of output rows and pixels
+    Map target;
+    Size size;    // of the output
+    std::vector<int32_t> weights;  // [filter][row][column][channel]
+  };
+
+  // Where accumulators or codes go, and how they become codes.
+  struct Sink {
+    size_t buffer;
+    Map map;
+    bool accumulators;
+    bool in_order;  // of channels, not of blocks
+  };
+
+  int64_t input_channels(const Layer& layer) const { return shape(layer.inputs[0]).channels; }
+
+  std::vector<int32_t> shifted_weights(const Layer& layer) const {
+    std::vector<int32_t> weights(layer.weights.size());
+    const size_t channels = layer.input_shift.size();
+    for (size_t i = 0; i < weights.size(); i++) {
+      weights[i] = layer.weights[i];
+      if (channels > 0) weights[i] *= int32_t{1} << layer.input_shift[i % channels];
+    }
+    return weights;
+  }
+
+  // Pixels of a buffer's own map, `pads` in front of it.
+  static Map window_map(const Buffer& buffer, Size stride, const Pads& pads) {
+    return {-(pads.top * buffer.row() + pads.left * buffer.pixel()), stride.height * buffer.row(),
+            stride.width * buffer.pixel()};
+  }
+
+  std::vector<Part> parts_of(const Layer& layer, const Buffer& source, const Map& target) const {
+    const Shape& input = shape(layer.inputs[0]);
+    const Shape output = accumulator_shape(layer, input);
+    if (layer.kind == Kind::dense) {
+      Part part{{input.height, input.width}, window_map(source, {1, 1}, {}), target, {1, 1},
+                shifted_weights(layer)};
+      return {part};
+    }
+    if (!layer.is_transpose()) {
+      Part part{layer.kernel, window_map(source, layer.stride, pads_of(layer)), target,
+                {output.height, output.width}, shifted_weights(layer)};
+      return {part};
+    }
+    // Output 2 * q + phase takes row r of the kernel from input q + (phase + cut - r) / 2.
+    struct Tap {
+      int64_t row, from;
+    };
+    const auto taps_of = [](int64_t side, int64_t phase) {
+      const int64_t cut = (side - 2) / 2;
+      std::vector<Tap> taps;
+      for (int64_t r = side - 1; r >= 0; r--) {
+        if ((phase + cut - r) % 2 == 0) taps.push_back({r, (phase + cut - r) / 2});
+      }
+      return taps;
+    };
+    const int64_t channels = layer.is_depthwise() ? 1 : input.channels;
+    const int64_t filters = layer.is_depthwise() ? input.channels : layer.filters;
+    std::vector<Part> parts;
+    for (int64_t y = 0; y < 2; y++) {
+      for (int64_t x = 0; x < 2; x++) {
+        const auto rows = taps_of(layer.kernel.height, y), columns = taps_of(layer.kernel.width, x);
+        Part part{};
+        part.kernel = {static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size())};
+        const Pads pads{-rows[0].from, 0, -columns[0].from, 0};
+        part.source = window_map(source, {1, 1}, pads);
+        part.target = {target.start + y * target.row + x * target.pixel, 2 * target.row,
+                       2 * target.pixel};
+        part.size = {input.height, input.width};
+        const auto add_pixel = [&](int64_t filter, const Tap& row, const Tap& column) {
+          const int64_t pixel = row.row * layer.kernel.width + column.row;
+          if (layer.is_depthwise()) {
+            for (int64_t f = 0; f < filters; f++) {
+              part.weights.push_back(layer.weights[static_cast<size_t>(pixel * filters + f)]);
+            }
+            return;
+          }
+          const int64_t first =
+              (filter * layer.kernel.height * layer.kernel.width + pixel) * channels;
+          for (int64_t c = 0; c < channels; c++) {
+            part.weights.push_back(layer.weights[static_cast<size_t>(first + c)]);
+          }
+        };
+        for (int64_t filter = 0; filter < (layer.is_depthwise() ? 1 : filters); filter++) {
+          for (const Tap& row : rows) {
+            for (const Tap& column : columns) add_pixel(filter, row, column);
+          }
+        }
+        parts.push_back(std::move(part));
+      }
+    }
+    return parts;
+  }
+
+  void plan_convolution(size_t number) {
+    const Layer& layer = program_.layers[number];
+    const size_t source = sources_[number];
+    if (source != views_[layer.inputs[0]].buffer && copied_.insert(source).second) {
+      plan_copy(views_[0], 0, {source, 0}, 0);
+    }
+    const Shape map = accumulator_shape(layer, shape(layer.inputs[0]));
+    const bool table = layer.activation == Activation::table;
+    const bool finishes = table || layer.average;
+    const bool pools = layer.pool.present && !table;
+    const auto blocks = blocks_of(layer);
+    const View view = views_[number + 1];
+    Sink sink{view.buffer, map_of(view), false, false};
+    if (finishes || layer.output_bits == 32) {
+      const int64_t vectors =
+          std::accumulate(blocks.begin(), blocks.end(), int64_t{0},
+                          [](int64_t sum, const BlockShape& block) { return sum + block.vectors; });
+      const Shape wide{map.height, map.width, vectors * lanes_};
+      sink.accumulators = true;
+      sink.in_order = !finishes;
+      if (finishes) {
+        sink.buffer = add_buffer(wide, 4, 0);
+      } else {
+        buffers_[view.buffer].shape = wide;
+        buffers_[view.buffer].value_bytes = 4;
+      }
+      sink.map = map_of(sink.buffer);
+    } else if (pools) {
+      sink.buffer = add_buffer(map, 1, 0);
+      sink.map = map_of(sink.buffer);
+    }
+    for (Part& part : parts_of(layer, buffers_[source], sink.map)) {
+      if (layer.is_depthwise()) {
+        plan_depthwise_part(number, part, sink, blocks);
+      } else {
+        plan_dense_part(number, part, sink, blocks);
+      }
+    }
+    if (finishes) {
+      plan_finish(number, map, sink, blocks);
+    } else if (pools) {
+      plan_max_pool(number, map, sink);
+    }
+  }
+
+  std::vector<BlockShape> blocks_of(const Layer& layer) const {
+    return split_channels(static_cast<int64_t>(layer.bias.size()), lanes_, !layer.is_depthwise());
+  }
+
+  static int64_t block_bytes(const BlockShape& block, int32_t lanes) {
+    return int64_t{block.vectors} * lanes * 4;
+  }
+
+  // Bias per filter, and what the storage code adds to every input taken back.
+  std::vector<int32_t> biases(const Layer& layer, const Part& part) const {
+    const size_t filters = layer.bias.size();
+    std::vector<uint32_t> sums(filters);
+    const size_t per_filter = part.weights.size() / filters;
+    for (size_t i = 0; i < part.weights.size(); i++) {
+      sums[layer.is_depthwise() ? i % filters : i / per_filter] +=
+          static_cast<uint32_t>(part.weights[i]);
+    }
+    std::vector<int32_t> biases(filters);
+    const auto offset = static_cast<uint32_t>(offsets_[layer.inputs[0]]);
+    for (size_t f = 0; f < filters; f++) {
+      const auto bias = static_cast<uint32_t>(layer.bias[f]) << layer.bias_shift[f];
+      biases[f] = static_cast<int32_t>(bias - offset * sums[f]);  // modulo 2**32, as kernels add
+    }
+    return biases;
+  }
+
+  std::vector<ChannelRescale> rescales(size_t number, const std::vector<Limits>& values) const {
+    const Layer& layer = program_.layers[number];
+    const Limits codes = program_.tensors[number + 1].limits();
+    std::vector<ChannelRescale> all;
+    for (size_t f = 0; f < layer.bias.size(); f++) {
+      all.emplace_back(layer.rescale.multiplier[f], layer.rescale.shift[f], values[f], codes,
+                       offsets_[number + 1]);
+    }
+    return all;
+  }
+
+  std::vector<Limits> accumulator_limits(size_t number) const {
+    std::vector<Limits> limits;
+    for (const int64_t worst : proof_.layers[number].accumulator) limits.push_back({-worst, worst});
+    return limits;
+  }
+
+  // What all blocks of a layer take their constants from.
+  struct Channels {
+    std::vector<int32_t> bias;
+    std::vector<ChannelRescale> rescale;
+    std::vector<uint8_t> lowest, highest;
+  };
+
+  Channels channels_of(size_t number, const Part& part, const Sink& sink) const {
+    const Layer& layer = program_.layers[number];
+    Channels channels;
+    channels.bias = biases(layer, part);
+    if (!sink.accumulators) {
+      channels.rescale = rescales(number, accumulator_limits(number));
+      std::tie(channels.lowest, channels.highest) = code_limits(number, /*activated=*/false);
+    }
+    return channels;
+  }
+
+  using ChannelAt = std::function<int64_t(int32_t)>;
+
+  static ChannelAt channel_at(const BlockShape& block) {
+    return [block](int32_t position) {
+      return position < block.channels ? block.first + position : int64_t{-1};
+    };
+  }
+
+  void fill_block(Block& block, int32_t vectors, const ChannelAt& channel,
+                  const Channels& channels, int offset) {
+    Storage& storage = plan_->storage;
+    block.vectors = vectors;
+    block.bias = pack_lanes(storage, vectors, lanes_, channel,
+                            [&](size_t c) { return channels.bias[c]; });
+    if (channels.rescale.empty()) return;
+    block.rescaler = pack_rescaler(storage, vectors, lanes_, offset, channel, channels.rescale);
+    block.lowest = pack_bytes(storage, vectors, lanes_, channel, channels.lowest);
+    block.highest = pack_bytes(storage, vectors, lanes_, channel, channels.highest);
+  }
+
+  // Cuts rows and columns of zeros from a kernel's edges.
+  static void trim(Part& part, int64_t filters, int64_t channels, const Buffer& source) {
+    const Size kernel = part.kernel;
+    int64_t top = kernel.height, bottom = 0, left = kernel.width, right = 0;
+    size_t i = 0;
+    for (int64_t filter = 0; filter < filters; filter++) {
+      for (int64_t row = 0; row < kernel.height; row++) {
+        for (int64_t column = 0; column < kernel.width; column++) {
+          for (int64_t c = 0; c < channels; c++) {
+            if (part.weights[i++] == 0) continue;
+            top = std::min(top, row);
+            bottom = std::max(bottom, row + 1);
+            left = std::min(left, column);
+            right = std::max(right, column + 1);
+          }
+        }
+      }
+    }
+    if (top >= bottom) top = left = 0, bottom = right = 1;
+    if (bottom - top == kernel.height && right - left == kernel.width) return;
+    std::vector<int32_t> kept;
+    for (int64_t filter = 0; filter < filters; filter++) {
+      for (int64_t row = top; row < bottom; row++) {
+        const auto first = part.weights.begin() +
+                           ((filter * kernel.height + row) * kernel.width + left) * channels;
+        kept.insert(kept.end(), first, first + (right - left) * channels);
+      }
+    }
+    part.weights = std::move(kept);
+    part.kernel = {bottom - top, right - left};
+    part.source.start += top * source.row() + left * source.pixel();
+  }
+
+  // Makes neighbouring pixels one with as many times the channels, where a pixel's own channels
+  // leave a part of the vectors empty.
+  void join_pixels(Part& part, Taps& taps, std::vector<BlockShape>& blocks) const {
+    if (part.target.pixel != taps.filters) return;
+    const int64_t step = part.source.pixel;
+    const auto joined = [&](int64_t count) {
+      return split_channels(count * taps.filters, lanes_, /*twos=*/true);
+    };
+    const auto cost = [&](int64_t count) {  // of a pixel: products and what comes behind them
+      constexpr double epilogue = 6;
+      int64_t vectors = 0;
+      for (const BlockShape& block : joined(count)) vectors += block.vectors;
+      const int64_t quads = taps.rows * ((taps.run + (count - 1) * step + 3) / 4);
+      return static_cast<double>(vectors) * (static_cast<double>(quads) + epilogue) /
+             static_cast<double>(count);
+    };
+    int64_t best = 1;
+    for (const int64_t count : {2, 4, 8}) {
+      if (part.size.width % count == 0 && cost(count) < 0.9 * cost(best)) best = count;
+    }
+    if (best == 1) return;
+    blocks = joined(best);
+    Taps wide{best * taps.filters, taps.rows, taps.run + (best - 1) * step, {}};
+    wide.values.resize(static_cast<size_t>(wide.filters * wide.rows * wide.run));
+    for (int64_t filter = 0; filter < wide.filters; filter++) {
+      const int64_t shift = filter / taps.filters * step;
+      for (int64_t row = 0; row < taps.rows; row++) {
+        for (int64_t k = 0; k < taps.run; k++) {
+          wide.values[static_cast<size_t>((filter * wide.rows + row) * wide.run + shift + k)] =
+              taps.at(filter % taps.filters, row, k);
+        }
+      }
+    }
+    taps = std::move(wide);
+    part.size.width /= best;
+    part.source.pixel *= best;
+    part.target.pixel *= best;
+  }
+
+  void plan_dense_part(size_t number, Part& part, const Sink& sink,
+                       const std::vector<BlockShape>& given) {
+    const Layer& layer = program_.layers[number];
+    const size_t source = sources_[number];
+    const Buffer& buffer = buffers_[source];
+    const auto filters = static_cast<int64_t>(layer.bias.size());
+    const int64_t channels = input_channels(layer);
+    const Channels constants = channels_of(number, part, sink);
+    trim(part, filters, channels, buffer);
+    Taps taps{filters, part.kernel.height, part.kernel.width * channels, std::move(part.weights)};
+    if (taps.rows > 1 && buffer.row() == taps.run) {  // one run without a gap
+      taps.run *= taps.rows;
+      taps.rows = 1;
+    }
+    const int64_t pixels = part.size.height * part.size.width;
+    const int64_t work = pixels * filters * taps.rows * taps.run;
+    std::vector<BlockShape> blocks = given;
+    if (!sink.accumulators) join_pixels(part, taps, blocks);
+    auto* job = plan_->storage.make<Convolution>();
+    job->source = part.source;
+    job->target = part.target;
+    job->kernel_row = buffer.row();
+    job->kernel_rows = static_cast<int32_t>(taps.rows);
+    job->quads = static_cast<int32_t>((taps.run + 3) / 4);
+    job->planes = plane_count(taps.values);
+    job->pairs = kernels_.quad_limit == 0 ||
+                 (kernels_.quad_limit != INT32_MAX &&
+                  (job->planes > 1 ||
+                   exceeds_quads(taps, largest_code(layer.inputs[0]), kernels_.quad_limit)));
+    job->accumulators = sink.accumulators;
+    job->in_order = sink.in_order;
+    job->target_width = static_cast<int32_t>(part.size.width);
+    job->rows = static_cast<int32_t>(part.size.height);
+    job->width = job->last_width = static_cast<int32_t>(part.size.width);
+    job->one_pixel = pixels == 1;
+    if (part.source.row == part.size.width * part.source.pixel) {
+      const int64_t joined = part.size.height * part.size.width;
+      const int64_t width = std::min(joined, flat_row_pixels);
+      job->rows = static_cast<int32_t>((joined + width - 1) / width);
+      job->width = static_cast<int32_t>(width);
+      job->last_width = static_cast<int32_t>(joined - (job->rows - 1) * width);
+      job->source.row = width * part.source.pixel;
+    }
+    auto* packed = plan_->storage.make<Block>(blocks.size());
+    int64_t wide = 0;
+    for (size_t i = 0; i < blocks.size(); i++) {
+      const BlockShape& shape = blocks[i];
+      const ChannelAt channel = [&](int32_t position) {
+        return position < shape.channels ? (shape.first + position) % filters : int64_t{-1};
+      };
+      fill_block(packed[i], shape.vectors, channel, constants, offsets_[number + 1]);
+      packed[i].channels = shape.channels;
+      packed[i].target = sink.accumulators ? wide : shape.first;
+      packed[i].weights = pack_convolution(plan_->storage, taps, shape, lanes_, job->planes,
+                                           job->pairs != 0);
+      wide += block_bytes(shape, lanes_);
+    }
+    job->blocks = packed;
+    job->block_count = static_cast<int32_t>(blocks.size());
+    use(source, job->source);
+    use(sink.buffer, job->target);
+    const int64_t units = job->block_count * (job->one_pixel ? 1 : job->rows);
+    add_step(kernels_.convolution, job, units, work, job->one_pixel != 0);
+  }
+
+  void plan_depthwise_part(size_t number, const Part& part, const Sink& sink,
+                           std::vector<BlockShape> blocks) {
+    const Layer& layer = program_.layers[number];
+    const size_t source = sources_[number];
+    const Buffer& buffer = buffers_[source];
+    const int64_t channels = input_channels(layer);
+    const Channels constants = channels_of(number, part, sink);
+    auto* job = plan_->storage.make<Depthwise>();
+    job->source = part.source;
+    job->target = part.target;
+    job->kernel_row = buffer.row();
+    job->kernel_pixel = buffer.pixel();
+    job->kernel_height = static_cast<int32_t>(part.kernel.height);
+    job->kernel_width = static_cast<int32_t>(part.kernel.width);
+    job->height = static_cast<int32_t>(part.size.height);
+    job->width = static_cast<int32_t>(part.size.width);
+    job->strip = strip_of(part.size.height, buffer.row());
+    job->channels = static_cast<int32_t>(channels);
+    job->accumulators = sink.accumulators;
+    job->pairs = kernels_.quad_limit == 0 ||
+                 (kernels_.quad_limit != INT32_MAX &&
+                  exceeds_quads(rows_of(part, channels), largest_code(layer.inputs[0]),
+                                kernels_.quad_limit));
+    const int64_t block = 4 * lanes_, period = std::lcm(channels, block);
+    job->flat = !sink.accumulators && part.source.pixel == channels &&
+                part.target.pixel == channels && channels % block != 0 && period <= longest_flat;
+    if (job->flat) {
+      blocks.clear();
+      for (int64_t first = 0; first < period; first += block) {
+        blocks.push_back({4, static_cast<int32_t>(block), first});
+      }
+    }
+    auto* packed = plan_->storage.make<Block>(blocks.size());
+    int64_t wide = 0;
+    for (size_t i = 0; i < blocks.size(); i++) {
+      const BlockShape& shape = blocks[i];
+      ChannelAt channel = channel_at(shape);
+      if (job->flat) {
+        channel = [&](int32_t position) { return (shape.first + position) % channels; };
+      }
+      fill_block(packed[i], shape.vectors, channel, constants, offsets_[number + 1]);
+      packed[i].channels = shape.channels;
+      packed[i].source = shape.first;
+      packed[i].target = sink.accumulators ? wide : shape.first;
+      packed[i].weights = pack_depthwise(plan_->storage, part.weights, part.kernel, channels,
+                                         shape.vectors, lanes_, job->pairs != 0, channel);
+      wide += block_bytes(shape, lanes_);
+    }
+    job->blocks = packed;
+    job->block_count = static_cast<int32_t>(blocks.size());
+    use(source, job->source);
+    use(sink.buffer, job->target);
+    const int64_t outputs = part.size.height * part.size.width * channels;
+    add_step(kernels_.depthwise, job, (part.size.height + job->strip - 1) / job->strip,
+             outputs * part.kernel.height * part.kernel.width);
+  }
+
+  // Rows that a depthwise layer goes down at once: as many as stay in a cache, and an even number.
+  static int32_t strip_of(int64_t height, int64_t row_bytes) {
+    const int64_t rows = std::clamp(strip_bytes / row_bytes, shortest_strip, longest_strip);
+    return static_cast<int32_t>(std::min(height, rows / 2 * 2));
+  }
+
+  // The rows that a depthwise kernel multiplies at once, each padded to whole quads.
+  static Taps rows_of(const Part& part, int64_t channels) {
+    const auto [height, width] = part.kernel;
+    const int64_t run = (width + 3) / 4 * 4;
+    Taps taps{channels, height, run,
+              std::vector<int32_t>(static_cast<size_t>(channels * height * run))};
+    size_t next = 0;
+    for (int64_t row = 0; row < height; row++) {
+      for (int64_t column = 0; column < width; column++) {
+        for (int64_t c = 0; c < channels; c++) {
+          const int64_t at = (c * height + row) * run + column;
+          taps.values[static_cast<size_t>(at)] = part.weights[next++];
+        }
+      }
+    }
+    return taps;
+  }
+
+  void plan_finish(size_t number, const Shape& map, const Sink& sink,
+                   const std::vector<BlockShape>& blocks) {
+    const Layer& layer = program_.layers[number];
+    const Shape& output = shape(number + 1);
+    const View view = views_[number + 1];
+    const bool table = layer.activation == Activation::table;
+    Storage& storage = plan_->storage;
+    auto* job = storage.make<Finish>();
+    job->source = sink.map;
+    job->target = map_of(view);
+    fill_window(*job, layer, map, output);
+    job->sum = layer.average;
+    if (table) {
+      auto* values = storage.make<int16_t>(layer.table.size());
+      for (size_t i = 0; i < layer.table.size(); i++) values[i] = layer.table[i];
+      job->table = values;
+    }
+    const Bounds& bounds = proof_.layers[number];
+    Channels constants;
+    constants.bias.resize(layer.bias.size());
+    std::vector<Limits> values;
+    std::vector<ChannelRescale> to_table;
+    const std::vector<Limits> accumulators = accumulator_limits(number);
+    for (size_t f = 0; f < layer.bias.size(); f++) {
+      values.push_back({bounds.low[f], bounds.high[f]});
+      if (table) {
+        to_table.emplace_back(layer.to_table.multiplier[f], layer.to_table.shift[f],
+                              accumulators[f], Limits{-1024, 1023}, 0);
+      }
+    }
+    constants.rescale = rescales(number, values);
+    std::tie(constants.lowest, constants.highest) = code_limits(number, /*activated=*/true);
+    auto* packed = storage.make<Block>(blocks.size());
+    int64_t wide = 0;
+    for (size_t i = 0; i < blocks.size(); i++) {
+      const BlockShape& shape = blocks[i];
+      const ChannelAt channel = channel_at(shape);
+      Block& block = packed[i];
+      fill_block(block, shape.vectors, channel, constants, offsets_[number + 1]);
+      block.channels = shape.channels;
+      block.source = wide;
+      block.target = shape.first;
+      if (table) {
+        block.to_table = pack_rescaler(storage, shape.vectors, lanes_, 0, channel, to_table);
+      } else if (layer.has_relu()) {
+        const auto limit = [&](bool high) {
+          return pack_lanes(storage, shape.vectors, lanes_, channel, [&](size_t c) {
+            const Limits limits = relu_limits(layer, c);
+            return static_cast<int32_t>(high ? limits.high : limits.low);
+          });
+        };
+        block.clamp_low = limit(false);
+        block.clamp_high = limit(true);
+      }
+      wide += block_bytes(shape, lanes_);
+    }
+    job->blocks = packed;
+    job->block_count = static_cast<int32_t>(blocks.size());
+    use(sink.buffer, job->source);
+    use(view.buffer, job->target);
+    add_step(kernels_.finish, job, output.height, map.values());
+  }
+
+  template <class Job>
+  static void fill_window(Job& job, const Layer& layer, const Shape& map, const Shape& output) {
+    job.source_height = static_cast<int32_t>(map.height);
+    job.source_width = static_cast<int32_t>(map.width);
+    job.height = static_cast<int32_t>(output.height);
+    job.width = static_cast<int32_t>(output.width);
+    job.window_height = job.window_width = job.stride_height = job.stride_width = 1;
+    if (!layer.pool.present) return;
+    const Pool& pool = layer.pool;
+    job.window_height = static_cast<int32_t>(pool.size.height);
+    job.window_width = static_cast<int32_t>(pool.size.width);
+    job.stride_height = static_cast<int32_t>(pool.stride.height);
+    job.stride_width = static_cast<int32_t>(pool.stride.width);
+    if (pool.padding == Padding::valid) return;
+    const Pads pads = same_pads({map.height, map.width}, pool.size, pool.stride);
+    job.top = static_cast<int32_t>(pads.top);
+    job.left = static_cast<int32_t>(pads.left);
+  }
+
+  // Maximum of codes: a rescale does not reorder accumulators.
+  void plan_max_pool(size_t number, const Shape& map, const Sink& sink) {
+    const Layer& layer = program_.layers[number];
+    const Shape& output = shape(number + 1);
+    const View view = views_[number + 1];
+    auto* job = plan_->storage.make<MaxPool>();
+    job->source = sink.map;
+    job->target = map_of(view);
+    fill_window(*job, layer, map, output);
+    job->channels = static_cast<int32_t>(map.channels);
+    use(sink.buffer, job->source);
+    use(view.buffer, job->target);
+    add_step(kernels_.max_pool, job, output.height,
+             output.values() * job->window_height * job->window_width);
+  }
+
+  const Program& program_;
+  const KernelTable& kernels_;
+  const Proof proof_;  // of the program before it was simplified: tensors and layers are the same
+  const int32_t lanes_;
+  std::unique_ptr<Plan> plan_;
+  std::vector<int> offsets_;      // of storage, per tensor
+  int64_t largest_input_ = 0;     // stored code
+  std::vector<size_t> readers_;   // per tensor
+  std::vector<size_t> inside_;    // tensor whose buffer an operand is written into, or 0
+  std::vector<Buffer> buffers_;
+  std::vector<View> views_;       // per tensor
+  std::vector<size_t> sources_;   // buffer each layer reads
+  std::vector<size_t> images_;    // buffers of the image, each with a border of its own
+  std::set<size_t> copied_;
+  std::vector<std::pair<int64_t*, size_t>> patches_;  // addresses that miss their buffer's start
+};
+
+}  // namespace
+
+std::unique_ptr<Plan> make_plan(const Program& program, const KernelTable& kernels) {
+  Proof proof = prove(program);
+  const Simplified simplified = simplify(program);
+  return Planner(simplified.program, std::move(proof), kernels).make();
+}
+
+}  // namespace akida_backend
