@@ -172,7 +172,7 @@ class _Context:
 def _address(array: NDArray[np.generic]) -> int:
     """Of the first element; the array is not empty."""
     if array.flags.writeable:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # several times faster
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # several times faster
     address: int = array.__array_interface__["data"][0]
     return address
 

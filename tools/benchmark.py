@@ -4,9 +4,10 @@
     python tools/benchmark.py [MODEL ...] [--seconds S] [--out FOLDER]
 
 Without a model: those of tools/fetch_models.py that lie below the folder AKIDA_BACKEND_MODELS (or
-./models), and two AkidaNets with random weights. Writes bench.json and bench.md; `akida_backend.bench` says how speed
-is measured. Memory is measured in a process of its own for every side: what stays resident after a
-hundred runs, less what was before loading. Loading is the fastest of five processes.
+./models), and two AkidaNets with random weights. Writes bench.json and bench.md;
+`akida_backend.bench` says how speed is measured. Memory is measured in a process of its own for
+every side: what stays resident after a hundred runs, less what was before loading. Loading is the
+fastest of five processes.
 """
 
 from __future__ import annotations
