@@ -2,7 +2,7 @@
 # Every target makes the environment it needs; a change of pyproject.toml brings it up to date.
 #   make demo [MODEL=path]    the embedded network, or a model of yours, on the simulated device
 #   make test [TESTS=path]    lint, types, tests          make test-full   the exhaustive form
-#   make bench [MODEL=path]   how long each stage takes   make docs        rewrite generated pages
+#   make bench [MODEL=path]   speed beside other runtimes make docs        rewrite generated pages
 # PYTHON=path chooses the interpreter, PYTEST_ARGS what pytest gets beside its configuration.
 
 SHELL := /bin/bash
@@ -86,7 +86,7 @@ endif
 coverage: .venv/installed-test
 	$(call stage,coverage,.venv/bin/coverage run -m pytest $(TESTS) && .venv/bin/coverage report)
 
-bench: .venv/installed
+bench: .venv/installed-test
 	@.venv/bin/python tools/benchmark.py $(if $(MODEL),"$(MODEL)")
 
 docs: .venv/installed-test

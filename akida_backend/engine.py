@@ -64,7 +64,7 @@ def engine_status() -> EngineStatus:
     chosen = _text(library.akida_backend_instruction_set())
     forced = os.environ.get("AKIDA_BACKEND_ISA")
     problem = None
-    if forced is not None and forced != chosen:
+    if forced and forced != chosen:
         reason = sets.get(forced, f"unknown; this library knows {', '.join(sets)}")
         problem = f"AKIDA_BACKEND_ISA={forced} is not used, but {chosen}: {reason}"
     return EngineStatus(path, _text(library.akida_backend_version()), chosen, sets, problem)
@@ -217,7 +217,7 @@ def _library() -> tuple[Path, ctypes.CDLL] | str:
     missing = "it was not built with this installation (no C++ compiler, or another platform)"
     for path in _candidates():
         if not path.is_file():
-            if "AKIDA_BACKEND_LIBRARY" in os.environ:
+            if os.environ.get("AKIDA_BACKEND_LIBRARY"):
                 missing = f"AKIDA_BACKEND_LIBRARY={path} is not a file"
             continue
         try:

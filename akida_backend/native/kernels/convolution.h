@@ -129,11 +129,11 @@ void convolve(const Convolution& job, uint8_t* arena, int64_t arena_step, int64_
     return;
   }
   const int64_t gap = job.target.row - job.target_width * job.target.pixel;
-  int64_t row = begin % job.rows;
-  int64_t sample = begin / job.rows % samples;
-  int64_t number = begin / job.rows / samples;
+  const int64_t rows = job.rows, lines = rows * samples, blocks = job.block_count;
   for (int64_t unit = begin; unit < end; unit++) {
-    const Block& block = job.blocks[number];
+    const int64_t line = job.rows_first ? unit / blocks : unit % lines;
+    const int64_t sample = line / rows, row = line % rows;
+    const Block& block = job.blocks[job.rows_first ? unit % blocks : unit / lines];
     uint8_t* base = arena + sample * arena_step;
     const int64_t first = row * job.width;
     const int64_t y = first / job.target_width, x = first % job.target_width;
@@ -141,16 +141,8 @@ void convolve(const Convolution& job, uint8_t* arena, int64_t arena_step, int64_
                       x * job.target.pixel,
                   job.target.pixel, gap, job.target_width,
                   static_cast<int32_t>(job.target_width - x)};
-    const int32_t width = row == job.rows - 1 ? job.last_width : job.width;
     convolve_row<I>(job, block, base + job.source.start + row * job.source.row, job.source.pixel,
-                    target, width);
-    if (++row == job.rows) {
-      row = 0;
-      if (++sample == samples) {
-        sample = 0;
-        number++;
-      }
-    }
+                    target, row == rows - 1 ? job.last_width : job.width);
   }
 }
 

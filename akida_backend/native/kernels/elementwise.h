@@ -116,16 +116,18 @@ void max_pool(const void* untyped, uint8_t* arena, int64_t arena_step, int64_t, 
 
 template <class I>
 void add_in_16_bits(const Add& job, const uint8_t* a, const uint8_t* b, uint8_t* to) {
+  const int32_t step = job.limits_step;
   for (int32_t c = 0; c < job.channels; c += 4 * I::lanes) {
     const auto codes = I::add_bytes(I::load_bytes(a + c), I::load_bytes(b + c), job.a_shift,
                                     job.b_shift, static_cast<int>(job.constant), job.shift);
-    I::store_whole(to + c, I::clamp(codes, job.lowest + c, job.highest + c), job.channels - c);
+    I::store_whole(to + c, I::clamp(codes, job.lowest + c * step, job.highest + c * step), job.channels - c);
   }
 }
 
 template <class I>
 void add_in_32_bits(const Add& job, const uint8_t* a, const uint8_t* b, uint8_t* to) {
   using Vector = typename I::Vector;
+  const int32_t step = job.limits_step;
   const Vector constant = I::set(static_cast<int32_t>(job.constant)), by = I::set(job.shift);
   const auto zero = I::zero_bytes();
   for (int32_t c = 0; c < job.channels; c += 4 * I::lanes) {
@@ -139,7 +141,7 @@ void add_in_32_bits(const Add& job, const uint8_t* a, const uint8_t* b, uint8_t*
       first[v] = I::shift_right(I::add(sum, constant), by);
     }
     const auto codes = I::pack(first[0], first[1], first[2], first[3]);
-    I::store_whole(to + c, I::clamp(codes, job.lowest + c, job.highest + c), job.channels - c);
+    I::store_whole(to + c, I::clamp(codes, job.lowest + c * step, job.highest + c * step), job.channels - c);
   }
 }
 
@@ -150,8 +152,9 @@ int64_t added(const Add& job, uint8_t a, uint8_t b) {
 void add_in_64_bits(const Add& job, const uint8_t* a, const uint8_t* b, uint8_t* to) {
   for (int32_t c = 0; c < job.channels; c++) {
     const int64_t code = added(job, a[c], b[c]) >> job.shift;
-    to[c] = static_cast<uint8_t>(
-        smaller(larger(code, int64_t{job.lowest[c]}), int64_t{job.highest[c]}));
+    const int64_t lowest = job.lowest[c * job.limits_step];
+    const int64_t highest = job.highest[c * job.limits_step];
+    to[c] = static_cast<uint8_t>(smaller(larger(code, lowest), highest));
   }
 }
 

@@ -73,6 +73,7 @@ struct Convolution {
   int32_t pairs;        // weights are 16-bit pairs
   int32_t accumulators; // the target takes them as they are
   int32_t in_order;     // and in the order of channels
+  int32_t rows_first;   // units are (sample, row, block)
   int32_t block_count;
   const Block* blocks;
 };
@@ -145,7 +146,8 @@ struct Add {
   int64_t constant;
   int32_t bits;             // that sums fit in: 16, 32 or 64
   int32_t accumulators;     // the target takes int32 as they are
-  const uint8_t* lowest;    // codes per channel, `4 * lanes` more than there are channels
+  int32_t limits_step;      // 1: codes have limits per channel; 0: all have those of `4 * lanes`
+  const uint8_t* lowest;
   const uint8_t* highest;
 };
 

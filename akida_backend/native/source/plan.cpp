@@ -62,6 +62,9 @@ constexpr int64_t flat_row_pixels = 48;
 constexpr int64_t small_arena = 1 << 20;
 // Bytes over which a depthwise layer's blocks may repeat before they fill a cache of their own.
 constexpr int64_t longest_flat = 512;
+constexpr int64_t largest_flat = 64;  // taps of the kernel
+// Weights that stay in a cache while a map goes by once.
+constexpr int64_t cached_weights = 384 << 10;
 constexpr int64_t strip_bytes = 24 << 10, shortest_strip = 6, longest_strip = 16;
 constexpr int signed_offset = 128;
 
@@ -489,16 +492,18 @@ class Planner {
                job->a_shift < bits && job->b_shift < bits;
       };
       job->bits = fits(16) ? 16 : fits(32) ? 32 : 64;
-      // Operands and result without gaps are one long pixel per row.
+      const auto [lowest, highest] = code_limits(number, /*activated=*/false);
+      job->limits_step = layer.activation == Activation::bounded_relu;
+      // Operands and result without gaps, and with the same limits, are one long pixel per row.
       const auto packed = [&](const View& view) {
         return map_of(view).pixel == map.channels;
       };
-      if (packed(views_[first]) && packed(views_[second]) && packed(target)) {
+      if (!job->limits_step && packed(views_[first]) && packed(views_[second]) && packed(target)) {
         job->channels *= job->width;
         job->width = 1;
       }
-      auto [lowest, highest] = code_limits(number, /*activated=*/false);
-      const auto count = static_cast<size_t>(job->channels + 4 * lanes_);
+      const auto chunk = static_cast<size_t>(4 * lanes_);
+      const size_t count = job->limits_step ? lowest.size() + chunk : chunk;
       auto* low = plan_->storage.make<uint8_t>(count);
       auto* high = plan_->storage.make<uint8_t>(count);
       for (size_t i = 0; i < count; i++) {
@@ -912,6 +917,7 @@ class Planner {
     }
     job->blocks = packed;
     job->block_count = static_cast<int32_t>(blocks.size());
+    job->rows_first = taps.rows * taps.run * taps.filters <= cached_weights;
     use(source, job->source);
     use(sink.buffer, job->target);
     const int64_t units = job->block_count * (job->one_pixel ? 1 : job->rows);
@@ -943,7 +949,8 @@ class Planner {
                                 kernels_.quad_limit));
     const int64_t block = 4 * lanes_, period = std::lcm(channels, block);
     job->flat = !sink.accumulators && part.source.pixel == channels &&
-                part.target.pixel == channels && channels % block != 0 && period <= longest_flat;
+                part.target.pixel == channels && channels % block != 0 &&
+                period <= longest_flat && part.kernel.height * part.kernel.width <= largest_flat;
     if (job->flat) {
       blocks.clear();
       for (int64_t first = 0; first < period; first += block) {
