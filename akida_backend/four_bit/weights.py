@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Few-bit weights of one layer, chosen on the codes it really gets.
+
+Steps, each kept only where it makes the error smaller on rows that did not choose it:
+
+* clipping: the scale per filter that minimises the squared error of its sums
+* bias correction: the mean error of every filter joins its bias
+* refitting: weights by ridge regression on the wanted sums, so that they make up for errors of the
+  codes in front
+* adaptive rounding: weight by weight, the error of each rounding spread over those still to be
+  rounded (as optimal brain surgeon and GPTQ do)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from akida_backend.four_bit.layers import RealLayer, Reals
+from akida_backend.four_bit.rows import Rows
+
+STEPS: Final = ("clipping", "bias correction", "refitting", "adaptive rounding")
+
+# Weight of the source's weights in the regression, and damping of the rounding, over the mean
+# diagonal of the inputs' covariance.
+RIDGE: Final = 0.03
+DAMPING: Final = 0.01
+CLIPS: Final = np.linspace(0.4, 1.05, 40)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """Weights of all groups, and the error they leave.
+
+    Attributes:
+        weights: Integers, (groups, filters, weights per filter).
+        scale: (groups, filters).
+        offset: (groups, filters).
+        error: Mean square on the judging rows.
+    """
+
+    weights: Reals
+    scale: Reals
+    offset: Reals
+    error: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Moments:
+    """Means and second central moments of the choosing rows."""
+
+    inputs: Reals  # (groups, weights per filter)
+    wanted: Reals  # (groups, filters)
+    covariance: Reals  # (groups, weights per filter, the same)
+    crossed: Reals  # (groups, weights per filter, filters)
+
+
+def choose_weights(
+    layer: RealLayer, real: Reals, bias: Reals, choosing: Rows, judging: Rows
+) -> tuple[Choice, dict[str, float]]:
+    """The integers of one layer.
+
+    Args:
+        layer: Gives bits and activation.
+        real: Source weights on the scale of the input codes, (groups, filters, weights per filter).
+        bias: Source bias with what the input codes' offset adds, (groups, filters).
+        choosing: Rows the steps minimise on.
+        judging: Rows that decide whether a step stays.
+
+    Returns:
+        The choice, and by step the error after it (the same as before where it did not stay).
+    """
+    highest = 2 ** (layer.weight_bits - 1) - 1
+    moments = _moments(choosing)
+    largest = np.abs(real).max(axis=2)
+    plain = np.where(largest > 0, largest, 1.0) / highest
+
+    def judged(weights: Reals, scale: Reals, offset: Reals) -> Choice:
+        return Choice(weights, scale, offset, _error(layer, weights, scale, offset, judging))
+
+    def centred(weights: Reals, scale: Reals) -> Reals:
+        """Offsets without a mean error."""
+        sums: Reals = np.einsum("gfk,gk->gf", weights, moments.inputs) * scale
+        return moments.wanted - sums
+
+    def clipped(target: Reals) -> tuple[Reals, Reals]:
+        scale = _clipped_scale(target, moments.covariance, plain, highest)
+        return scale, _rounded(target, scale, highest)
+
+    best = judged(_rounded(real, plain, highest), plain, bias)
+    errors = {"rounding to nearest": best.error}
+
+    def keep_better(step: str, candidate: Choice) -> bool:
+        nonlocal best
+        better = candidate.error < best.error
+        best = candidate if better else best
+        errors[step] = best.error
+        return better
+
+    clipping, correction, refitting, rounding = STEPS
+    scale, weights = clipped(real)
+    keep_better(clipping, judged(weights, scale, bias))
+    keep_better(correction, judged(best.weights, best.scale, centred(best.weights, best.scale)))
+    target = _refitted(real, moments)
+    scale, weights = clipped(target)
+    if not keep_better(refitting, judged(weights, scale, centred(weights, scale))):
+        target = real
+        scale, _ = clipped(target)
+    weights = _adaptively_rounded(target, scale, moments.covariance, highest)
+    scale = _fitted_scale(target, weights, scale, moments.covariance)
+    keep_better(rounding, judged(weights, scale, centred(weights, scale)))
+    return best, errors
+
+
+def _moments(rows: Rows) -> _Moments:
+    inputs, wanted = rows.inputs.mean(axis=1), rows.wanted.mean(axis=1)
+    count = rows.inputs.shape[1]
+    x = rows.inputs - inputs[:, None]
+    y = rows.wanted - wanted[:, None]
+    turned = x.transpose(0, 2, 1)
+    return _Moments(inputs, wanted, turned @ x / count, turned @ y / count)
+
+
+def _error(layer: RealLayer, weights: Reals, scale: Reals, offset: Reals, rows: Rows) -> float:
+    sums = rows.inputs @ weights.transpose(0, 2, 1) * scale[:, None] + offset[:, None]
+    return float(np.mean((activated(sums, layer) - activated(rows.wanted, layer)) ** 2))
+
+
+def activated(sums: Reals, layer: RealLayer) -> Reals:
+    """Real values behind the activation."""
+    clamped: Reals = np.clip(sums, 0, layer.bound) if layer.activated else sums
+    return clamped
+
+
+def _rounded(target: Reals, scale: Reals, highest: int) -> Reals:
+    return np.clip(np.rint(target / scale[..., None]), -highest - 1, highest)
+
+
+def _damped(covariance: Reals, share: float) -> Reals:
+    """With a share of the mean diagonal, and never singular."""
+    size = covariance.shape[-1]
+    mean = np.trace(covariance, axis1=1, axis2=2) / size
+    added = np.where(mean > 0, mean * share, 1.0)
+    return covariance + added[:, None, None] * np.eye(size)
+
+
+def _clipped_scale(target: Reals, covariance: Reals, plain: Reals, highest: int) -> Reals:
+    """Scale per filter with the least squared error of the sums."""
+    weighing = _damped(covariance, DAMPING)
+    largest = np.abs(target).max(axis=2)
+    start = np.where(largest > 0, largest / highest, plain)
+    best, least = start, np.full(start.shape, np.inf)
+    for clip in CLIPS:
+        scale = start * clip
+        change = _rounded(target, scale, highest) * scale[..., None] - target
+        error = np.einsum("gfk,gfk->gf", change @ weighing, change)
+        better = error < least
+        best, least = np.where(better, scale, best), np.where(better, error, least)
+    return best
+
+
+def _refitted(real: Reals, moments: _Moments) -> Reals:
+    damped = _damped(moments.covariance, RIDGE)
+    pull = damped - moments.covariance
+    right = moments.crossed + pull @ real.transpose(0, 2, 1)
+    return np.linalg.solve(damped, right).transpose(0, 2, 1).astype(np.float64, copy=False)
+
+
+def _adaptively_rounded(target: Reals, scale: Reals, covariance: Reals, highest: int) -> Reals:
+    """The weights whose inputs vary most go first; the rest makes up for their rounding."""
+    damped = _damped(covariance, DAMPING)
+    order = np.argsort(-np.diagonal(damped, axis1=1, axis2=2), axis=1, kind="stable")
+    groups = np.arange(len(damped))[:, None]
+    sorted_ = damped[groups[:, :, None], order[:, :, None], order[:, None, :]]
+    upper = np.linalg.cholesky(np.linalg.inv(sorted_)).transpose(0, 2, 1)
+    left = np.take_along_axis(target, order[:, None, :], axis=2)
+    chosen = np.zeros_like(left)
+    for k in range(left.shape[2]):
+        chosen[:, :, k] = np.clip(np.rint(left[:, :, k] / scale), -highest - 1, highest)
+        error = (left[:, :, k] - chosen[:, :, k] * scale) / upper[:, k, k][:, None]
+        left[:, :, k:] -= error[:, :, None] * upper[:, None, k, k:]
+    result = np.empty_like(chosen)
+    np.put_along_axis(result, np.broadcast_to(order[:, None, :], chosen.shape), chosen, axis=2)
+    return result
+
+
+def _fitted_scale(target: Reals, weights: Reals, scale: Reals, covariance: Reals) -> Reals:
+    """Scale with the least squared error for these integers; positive, or as it was."""
+    weighed = weights @ _damped(covariance, DAMPING)
+    power = np.einsum("gfk,gfk->gf", weighed, weights)
+    along = np.einsum("gfk,gfk->gf", weighed, target)
+    fits = (power > 0) & (along > 0)
+    return np.where(fits, along / np.where(fits, power, 1.0), scale)
