@@ -24,6 +24,7 @@ from akida_backend.errors import (
 )
 
 if TYPE_CHECKING:
+    from akida_backend import onnx_backend, onnxruntime, tflite
     from akida_backend.compare import compare
     from akida_backend.compiler import compile
     from akida_backend.devices import Device, devices
@@ -52,6 +53,9 @@ __all__ = [
     "compile",
     "devices",
     "load",
+    "onnx_backend",
+    "onnxruntime",
+    "tflite",
 ]
 
 # Imported on first use: `import akida_backend` stays fast, and commands load what they need.
@@ -67,6 +71,8 @@ _HOME = {
     "load": "loading",
 }
 
+_MODULES = ("onnx_backend", "onnxruntime", "tflite")
+
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
@@ -76,6 +82,8 @@ def __getattr__(name: str) -> object:
             return version("akida-backend")
         except PackageNotFoundError:
             return "0+checkout"  # run from a folder, not installed
+    if name in _MODULES:
+        return importlib.import_module(f"akida_backend.{name}")
     if name not in _HOME:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     value = getattr(importlib.import_module(f"akida_backend.{_HOME[name]}"), name)

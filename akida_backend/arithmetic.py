@@ -117,30 +117,44 @@ def product_factor(
     return factor
 
 
-def stored(values: Integers, output: Tensor, activation: Activation) -> AnyArray:
+def stored(
+    values: Integers,
+    output: Tensor,
+    activation: Activation,
+    arithmetic: Arithmetic = Arithmetic.TFLITE,
+) -> AnyArray:
     """Codes of `output`: zero point added, clamped to the activation and the type."""
     assert output.quantization is not None
-    low, high = code_bounds(output, activation)
+    low, high = code_bounds(output, activation, arithmetic)
     values += output.quantization.single_zero_point
     return np.clip(values, low, high, out=values).astype(output.dtype.numpy)
 
 
-def code_bounds(output: Tensor, activation: Activation) -> tuple[int, int]:
+def one_code_type(*tensors: Tensor) -> bool:
+    """Whether all have int8 codes or all have uint8 codes, as onnxruntime's kernels want them."""
+    first, *others = (t.dtype for t in tensors)
+    return first in (DType.INT8, DType.UINT8) and all(dtype is first for dtype in others)
+
+
+def code_bounds(
+    output: Tensor, activation: Activation, arithmetic: Arithmetic = Arithmetic.TFLITE
+) -> tuple[int, int]:
     """Codes a fused activation clamps to.
 
     Source:
         TFLite ``CalculateActivationRangeQuantized``, kernel_util.cc: float32 division, ties
-        away from zero.
+        away from zero. ONNX QuantizeLinear of the bound: ties to even.
     """
     assert output.quantization is not None
+    nearest = np.rint if arithmetic is Arithmetic.ONNX else round_half_away
     low, high = output.dtype.code_range
     scale = output.quantization.scale[:1]
     zero = output.quantization.single_zero_point
     real_low, real_high = activation.real_range
     if np.isfinite(real_low):
-        low = max(low, zero + int(round_half_away(np.float32(real_low) / scale)[0]))
+        low = max(low, zero + int(nearest(np.float32(real_low) / scale)[0]))
     if np.isfinite(real_high):
-        high = min(high, zero + int(round_half_away(np.float32(real_high) / scale)[0]))
+        high = min(high, zero + int(nearest(np.float32(real_high) / scale)[0]))
     return low, high
 
 
@@ -185,6 +199,21 @@ def quantized(values: NDArray[np.float32], tensor: Tensor, arithmetic: Arithmeti
     whole = np.rint(ratio) if arithmetic is Arithmetic.ONNX else round_half_away(ratio)
     codes = whole.astype(np.float64) + tensor.quantization.single_zero_point
     return np.clip(codes, low, high).astype(tensor.dtype.numpy)
+
+
+def recoded(values: AnyArray, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> AnyArray:
+    """Codes of `x` as those of `y`: only ONNX operators that pick values may change the scale."""
+    if arithmetic is not Arithmetic.ONNX or same_codes(x, y):
+        return values
+    return quantized(dequantized(values, x), y, arithmetic)
+
+
+def same_codes(x: Tensor, y: Tensor) -> bool:
+    """Whether equal codes of both stand for equal reals."""
+    if x.dtype is not y.dtype or x.quantization is None or y.quantization is None:
+        return x.dtype is y.dtype and x.quantization is y.quantization
+    a, b = x.quantization, y.quantization
+    return np.array_equal(a.scale, b.scale) and np.array_equal(a.zero_point, b.zero_point)
 
 
 def through_reals(

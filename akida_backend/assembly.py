@@ -57,9 +57,9 @@ def _segments(source: Graph, outcome: Outcome) -> tuple[Segment, ...]:
     """Regions and the host operations between them, each after what it needs."""
     graph = outcome.legalised.graph
     source_macs = {
-        index: SPEC_OF[type(op)].macs(op, source)
+        op.location.index: SPEC_OF[type(op)].macs(op, source)
         for op in source.operations
-        for index in op.sources
+        if op.sources
     }
     members = [
         {key(op) for candidate in region.candidates for op in candidate.operations}
@@ -92,7 +92,7 @@ def _segments(source: Graph, outcome: Outcome) -> tuple[Segment, ...]:
                     index=len(segments),
                     program=lowered.program,
                     sources=tuple(sources),
-                    source_macs=sum(source_macs[index] for index in sources),
+                    source_macs=sum(source_macs.get(index, 0) for index in sources),
                     device_macs=sum(macs_by_output(lowered.program).values()),
                     assumptions=lowered.assumptions,
                     weight_notes=lowered.weight_notes,
@@ -151,7 +151,9 @@ def _placed_rows(
             made_of.setdefault(index, []).append(op)
     rows = []
     for op in graph.operations:
-        (index,) = op.sources
+        if not op.sources:  # a change of layout that import inserted
+            continue
+        index = op.location.index
         parts = made_of.get(index, [])
         last = places[key(parts[-1])]
         # MACs of an operation that several source operators became count for the one it is named

@@ -3,8 +3,8 @@
 
 All sides run one network, from integer input to the last tensor before a trailing softmax, in one
 process, in turns. The others are given their best form: LiteRT with XNNPACK a TFLite file, ONNX
-Runtime a QDQ file with uint8 activations; and of their calls only the computation is timed, while
-the simulation's time holds the whole call from array to array.
+Runtime a QDQ file with uint8 activations. Of every side's calls only the computation is timed, on
+arrays bound before; of a network partly on the host the simulation's time holds the whole call.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 import akida_backend
+from akida_backend.compiled import with_run_options
 from akida_backend.compiler import compile as compile_model
+from akida_backend.device_engine import engine_name, open_engine
 from akida_backend.document import Document, Lines, Table
-from akida_backend.engine import NativeEngine, engine_status
 from akida_backend.errors import InputError
+from akida_backend.execute import Executor
 from akida_backend.graph import AnyArray, Dequantize, DType, Graph, Quantize, Reshape, Softmax
+from akida_backend.onnx_writer import Interface, from_onnx, to_onnx, write_onnx
 from akida_backend.options import unknown
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
-from akida_backend.qdq_writer import from_onnx, to_onnx, write_qdq
-from akida_backend.reference import run_operations
 from akida_backend.report import SCHEMA_VERSION, Json, model_json, short_name
 from akida_backend.session import InferenceSession
 from akida_backend.simulator import Simulator
@@ -143,57 +144,60 @@ class Simulation:
 
     def __init__(self, plan: Plan, threads: int) -> None:
         self._graph = plan.graph
-        self._feeds: Mapping[str, AnyArray] = {}
-        self._found: Mapping[str, AnyArray] = {}
-        self.engine, self._compute = _computation(plan, threads)
+        self._bind = _binding(plan, threads)
+        self._found: Callable[[], Mapping[str, AnyArray]] = dict
+        self.run: Callable[[], object] = dict
+        self.engine = engine_name()
         hosted = [s for s in plan.segments if isinstance(s, HostSegment)]
         count = sum(len(segment.operations) for segment in hosted)
         host = f", {count} host operation{'' if count == 1 else 's'}" if count else ""
         self.description = f"akida-backend {akida_backend.__version__}, {self.engine}{host}"
 
     def feed(self, values: Mapping[str, AnyArray]) -> None:
-        self._feeds = values
-
-    def run(self) -> object:
-        self._found = self._compute(self._feeds)
-        return self._found
+        self.run, self._found = self._bind(values)
 
     def outputs(self) -> list[AnyArray]:
-        return [self._found[name] for name in self._graph.outputs]
+        found = self._found()
+        return [found[name] for name in self._graph.outputs]
 
 
-Computation = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
+Outputs = Mapping[str, AnyArray]
+Binding = Callable[[Mapping[str, AnyArray]], tuple[Callable[[], object], Callable[[], Outputs]]]
 
 
-def _computation(plan: Plan, threads: int) -> tuple[str, Computation]:
-    """Name of the engine, and outputs from inputs: one call where one program is all there is."""
-    native = engine_status().library is not None
-    engines: dict[str, NativeEngine | Simulator] = {
-        program.name: NativeEngine(program, threads=threads) if native else Simulator(program)
-        for program in plan.programs
-    }
-    name = f"native engine, {engine_status().instruction_set}" if native else "numpy reference"
+def _binding(plan: Plan, threads: int) -> Binding:
+    """From inputs to a call that computes, and one that gives the outputs.
+
+    Where one program is all there is, arrays stay the same from call to call.
+    """
     match plan.segments:
         case (DeviceSegment(program=program),):
-            only = engines[program.name].run
+            engine = open_engine(program, threads=threads)
             source, sink = program.input.tensor, program.output.tensor
-            return name, lambda feeds: {sink: only(feeds[source])}
+            if isinstance(engine, Simulator):
+                return lambda feeds: _last_result(lambda: {sink: engine.run(feeds[source])})
+
+            def bind(
+                feeds: Mapping[str, AnyArray],
+            ) -> tuple[Callable[[], object], Callable[[], Outputs]]:
+                call, stored = engine.bind(feeds[source])
+                return call, lambda: {sink: stored}
+
+            return bind
         case _:
-            return name, lambda feeds: _segment_by_segment(plan, engines, feeds)
+            executor = Executor(with_run_options(plan, None, {"threads": threads}))
+            return lambda feeds: _last_result(lambda: executor.run(feeds).values)
 
 
-def _segment_by_segment(
-    plan: Plan, engines: Mapping[str, NativeEngine | Simulator], feeds: Mapping[str, AnyArray]
-) -> Mapping[str, AnyArray]:
-    values = dict(feeds)
-    for segment in plan.segments:
-        match segment:
-            case HostSegment():
-                run_operations(segment.operations, plan.legalised, values)
-            case DeviceSegment(program=program):
-                x = values[program.input.tensor]
-                values[program.output.tensor] = engines[program.name].run(x)
-    return values
+def _last_result(
+    compute: Callable[[], Outputs],
+) -> tuple[Callable[[], object], Callable[[], Outputs]]:
+    kept: list[Outputs] = [{}]
+
+    def run() -> None:
+        kept[0] = compute()
+
+    return run, lambda: kept[0]
 
 
 class Litert:
@@ -284,7 +288,9 @@ class OnnxRuntime:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._graph = graph
         self._session = onnxruntime.InferenceSession(
-            write_qdq(graph), options, providers=["CPUExecutionProvider"]
+            write_onnx(graph, interface=Interface.CHANNELS_FIRST, unsigned=True),
+            options,
+            providers=["CPUExecutionProvider"],
         )
         self._binding = self._session.io_binding()
         self.description = f"onnxruntime {onnxruntime.__version__}, CPU, uint8 activations"
@@ -516,7 +522,9 @@ def bench(
             }
             for side, timing, agreement in zip(sides, timings, agreements, strict=True)
         ],
-        "session": _session_json(graph, batch, seconds / 4, device, options),
+        "session": _session_json(
+            graph, batch, seconds / 4, device, {**options, "threads": threads}
+        ),
         "notes": notes,
     }
 

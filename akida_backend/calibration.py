@@ -19,7 +19,7 @@ from akida_backend.graph import AnyArray, Graph
 from akida_backend.lowering import Correction, Lower, Lowered, LoweringContext
 from akida_backend.options import Options
 from akida_backend.parameters import FloatArray, Refusal
-from akida_backend.program import Add, Code, Concatenate, InputPort, LookUpTable
+from akida_backend.program import Add, Akida1Layer, Code, Concatenate, InputPort, LookUpTable
 from akida_backend.simulator import encode, run_layer
 
 # Measured on MLPerf Tiny networks: 64 inputs gain, 4 are worse than none.
@@ -66,7 +66,10 @@ class Measured:
 
     def real(self, name: str, samples: int) -> FloatArray:
         """Real values of the first samples, (samples, height, width, channels)."""
-        stored = self.values[name][:samples]
+        return self.reals(name, self.values[name][:samples])
+
+    def reals(self, name: str, stored: AnyArray) -> FloatArray:
+        """What stored values of a tensor stand for, (samples, height, width, channels)."""
         real = self._reals(name, stored)
         return real.reshape(len(stored), *device_shape(self.graph.tensors[name]))
 
@@ -111,7 +114,7 @@ class Tuner:
     ) -> None:
         self._samples = max(FEWEST_SAMPLES, TUNING_MACS // max(macs, 1))
         height, width, channels = device_shape(measured.graph.tensors[entry.tensor])
-        shape = (height, width, channels * entry.parts)
+        shape = (height, width, channels * codes[entry.device].parts)
         device = encode(entry, measured.values[entry.tensor][: self._samples], shape)
         self._measured = measured
         self._codes = codes
@@ -131,7 +134,7 @@ class Tuner:
         one that leaves the least squared error is kept.
         """
         best = lowered
-        if not isinstance(lowered.layer, Add | Concatenate) and not isinstance(
+        if not isinstance(lowered.layer, Add | Concatenate | Akida1Layer) and not isinstance(
             lowered.layer.activation, LookUpTable
         ):
             best = self._search(candidate, lowered, context, lower)
@@ -178,7 +181,7 @@ class Tuner:
 
         centre(kept, ROUNDS)
         if lowered.output_scale is None:
-            assert not isinstance(lowered.layer, Add | Concatenate)
+            assert not isinstance(lowered.layer, Add | Concatenate | Akida1Layer)
             multiplier = np.maximum(lowered.layer.rescale.multiplier.astype(np.float64), 1.0)
             for step in (-1.0, 1.0):
                 centre(replace(kept, gain=(multiplier + step) / multiplier), ROUNDS - 1)

@@ -197,6 +197,8 @@ def _stored(graph: Graph, tensor: Tensor, array: AnyArray, origin: str) -> AnyAr
             f"  expected {_expected(graph, tensor)}\n  found {_found(array)}"
         )
 
+    if array.ndim and not len(array):
+        raise refuse("no samples")
     shape = _sample_shape(graph, tensor, array)
     if shape is None:
         raise refuse("the shape does not fit")

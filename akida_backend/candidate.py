@@ -30,8 +30,12 @@ from akida_backend.graph import (
     MaxPool2D,
     Mean,
     Operation,
+    Pad,
+    Quantize,
+    Reshape,
     Size2D,
     Tensor,
+    Transpose,
     TransposeConv2D,
 )
 from akida_backend.options import Options
@@ -179,6 +183,52 @@ def activation_fact(clamp: tuple[float, float]) -> str:
 
 INPUT_CHANNELS = (1, 3)  # of the input layer; its rule says the same, this only picks the layer
 CONVOLUTIONS = (LayerType.INPUT_CONV2D, LayerType.CONV2D, LayerType.DEPTHWISE_CONV2D)
+AKIDA1_CONVOLUTIONS = (
+    LayerType.INPUT_CONVOLUTIONAL,
+    LayerType.CONVOLUTIONAL,
+    LayerType.SEPARABLE_CONVOLUTIONAL,
+)
+POOLING_LAYERS = (*CONVOLUTIONS, *AKIDA1_CONVOLUTIONS)
+LEVEL_BITS = 4  # of Akida 1.0 weights and activations, where the source has more
+
+
+def is_akida1(context: PlacementContext) -> bool:
+    return context.device.generation == 1
+
+
+def is_model_input(name: str, graph: Graph) -> bool:
+    """Whether a tensor is an input of the model, perhaps moved, padded or re-coded."""
+    while name not in graph.inputs:
+        match graph.producers.get(name):
+            case Reshape(input=before) | Transpose(input=before) | Pad(input=before):
+                name = before
+            case Quantize(input=before):
+                name = before
+            case _:
+                return False
+    return True
+
+
+def wide_input(name: str, context: PlacementContext) -> tuple[Violation, ...]:
+    """Why a layer of few input bits cannot read a tensor: it is an 8-bit input of the model.
+
+    What the host computes may be coded anew in 4 bits at the boundary; the model's own input
+    would lose too much.
+    """
+    tensor = context.tensor(name)
+    if activation_bits(tensor) <= LEVEL_BITS or not is_model_input(name, context.graph):
+        return ()
+    found = f"'{name}' is an {activation_bits(tensor)}-bit input of the model"
+    return (graph_violation("V1-GRAPH-8BIT-INPUT", found, context.device),)
+
+
+def staircase_fact(clamp: tuple[float, float], output: Tensor) -> str:
+    """How Akida 1.0 constraints name the activation of a layer that writes `output`.
+
+    A quantized tensor ends above, and one without negative values ends at zero.
+    """
+    low, _ = output.real_range
+    return "bounded_relu" if max(low, clamp[0]) >= 0.0 else "none"
 
 
 def constant_parameters(
@@ -230,6 +280,15 @@ def convolution_candidate(
         else weight_bits(context.tensor(op.weights)),
         output_bits=8,
     )
+    if is_akida1(context):
+        is_image = layer is LayerType.INPUT_CONVOLUTIONAL
+        facts = replace(
+            facts,
+            activation=staircase_fact(op.activation.real_range, graph.tensors[op.output]),
+            input_bits=8 if is_image else LEVEL_BITS,
+            weights_bits=8 if is_image else LEVEL_BITS,
+            output_bits=LEVEL_BITS,
+        )
     return Candidate(
         facts=facts,
         operations=(op,),
@@ -250,7 +309,7 @@ def join_lut(
         return None
     if math.isfinite(candidate.clamp[0]) or math.isfinite(candidate.clamp[1]):
         return None
-    if candidate.layer in (LayerType.ADD, LayerType.CONCATENATE):
+    if candidate.layer in (LayerType.ADD, LayerType.CONCATENATE) or is_akida1(context):
         found = f"{operations[-1].location.type} behind {candidate.layer.value}"
         return (graph_violation("OP-NOT-FUSED", found, context.device),)
     return replace(

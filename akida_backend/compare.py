@@ -21,14 +21,16 @@ from akida_backend.calibration_data import (
 )
 from akida_backend.ceiling import unrounded_output
 from akida_backend.compiled import plan_of, with_run_options
-from akida_backend.compiler import SUPPORTED_GENERATION
+from akida_backend.compiler import SUPPORTED_GENERATIONS
 from akida_backend.compiler import compile as compile_model
+from akida_backend.devices import device as find_device
 from akida_backend.devices import devices
 from akida_backend.errors import InputError
 from akida_backend.execute import Execution, Executor, parts, run_source, sample_count
 from akida_backend.graph import AnyArray, Dequantize, Graph, Quantize, Reshape, Softmax, Tensor
 from akida_backend.loading import load
 from akida_backend.options import Options, unknown
+from akida_backend.original_runtimes import OriginalRuntime, chosen_runtimes, open_model
 from akida_backend.plan import Plan
 from akida_backend.report import SCHEMA_VERSION, Json, model_json
 from akida_backend.runtime_host import host_name
@@ -37,6 +39,7 @@ Reals = NDArray[np.float64]
 
 ALL_DEVICES: Final = "all"
 DECISIVE_STEPS: Final = 2
+RUNTIME_ROW: Final = "runtime"  # stands for the emulation in rows of the original in a runtime
 _NO_METRICS: Final[Mapping[str, None]] = {
     "accuracy": None,
     "agreement_with_source": None,
@@ -56,6 +59,7 @@ def compare(
     limit: int | None = None,
     output: str | None = None,
     per_layer: bool = False,
+    runtimes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     **options: object,
 ) -> Json:
@@ -70,6 +74,9 @@ def compare(
         limit: Samples used at most, the first ones.
         output: Name of the output that is compared; by default the first.
         per_layer: Also compare every device tensor with the source tensor of its name.
+        runtimes: Where to run the original model as well: ``ort``, ``ort-noopt`` (no
+            optimisation), ``litert``, ``litert-ref`` (reference kernels), ``tflite-runtime``. One
+            row for each that is installed and runs models of this kind, a note for each other.
         progress: Called with the samples done and the samples in all.
         options: Fields of `Options`.
 
@@ -81,6 +88,7 @@ def compare(
         ProgramError: The saved plan is damaged or of a newer version.
         InputError: An unknown name, or data that does not fit.
         FallbackError: `fallback` forbids what would stay on the host.
+        UnsupportedOperationError: A runtime does not load the model.
     """
     plans = _plans(model, device, options)
     if per_layer and len(plans) != 1:
@@ -93,7 +101,9 @@ def compare(
             f"the saved plan was calibrated on '{chosen.calibration}': on the same samples its "
             "figures are flattering"
         )
-    study = _Study(graph, plans, name, per_layer)
+    chosen_ones, missing = chosen_runtimes(graph, runtimes)
+    notes += missing
+    study = _Study(graph, plans, name, per_layer, chosen_ones)
     total = sample_count(graph, samples.feeds)
     done = 0
     for part in parts(graph, samples.feeds):
@@ -136,13 +146,20 @@ def _plans(
         return [with_run_options(plan, device, options)]
     graph = model if isinstance(model, Graph) else load(model)
     wanted = device or Options().device
-    names = supported_devices() if wanted.casefold() == ALL_DEVICES else (wanted,)
+    names = comparable_devices(options) if wanted.casefold() == ALL_DEVICES else (wanted,)
     return [compile_model(graph, device=name, **options) for name in names]
 
 
 def supported_devices() -> tuple[str, ...]:
     """Names of the devices the compiler has programs for."""
-    return tuple(d.name for d in devices() if d.generation == SUPPORTED_GENERATION)
+    return tuple(d.name for d in devices() if d.generation in SUPPORTED_GENERATIONS)
+
+
+def comparable_devices(options: Mapping[str, object]) -> tuple[str, ...]:
+    """The supported devices that a model can be compiled for with the given options."""
+    chosen = Options.parse(options)
+    calibrated = chosen.calibration is not None or chosen.allow_uncalibrated
+    return tuple(n for n in supported_devices() if calibrated or find_device(n).generation > 1)
 
 
 def _output_name(graph: Graph, output: str | None) -> str:
@@ -251,7 +268,14 @@ class _Row:
 class _Study:
     """Everything that is collected while the samples run."""
 
-    def __init__(self, graph: Graph, plans: Sequence[Plan], output: str, per_layer: bool) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        plans: Sequence[Plan],
+        output: str,
+        per_layer: bool,
+        runtimes: Sequence[OriginalRuntime],
+    ) -> None:
         self.graph = graph
         self.output = output
         walked = score_chain(graph, output)
@@ -266,6 +290,10 @@ class _Study:
         self._source = _Row("source", "source")
         self._ceiling = _Row("ceiling", "source")
         self._rows = [_Row(plan.device.name, plan.options.emulation) for plan in plans]
+        self._originals = [
+            (open_model(runtime, graph, [self.chain[-1]]), _Row(runtime.name, RUNTIME_ROW))
+            for runtime in runtimes
+        ]
         self._layers = {
             layer.output: _Difference()
             for plan in plans
@@ -298,6 +326,12 @@ class _Study:
                 original = _reals(self.graph.tensors[name], source[name])
                 difference.add(original.reshape(len(real), -1), real.reshape(len(real), -1))
 
+        for opened, row in self._originals:
+            values = opened.run(part)
+            row.outputs.append(self._by_sample(self.output, values[self.output]))
+            if scores in values:
+                row.scores.append(self._by_sample(scores, values[scores]))
+
     def _device_scores(self, execution: Execution, port: str | None) -> Reals:
         """The scores as they leave the device, or as the host computed them."""
         shape = self._source.scores[-1].shape
@@ -320,7 +354,8 @@ class _Study:
         output_judge = _Judge.of(self.graph, self.output, outputs, labels, origin)
         self.decisive = None if scores_judge.decisive is None else int(scores_judge.decisive.sum())
         rows: list[Json] = []
-        for row in (self._source, self._ceiling, *self._rows):
+        originals = (row for _, row in self._originals)
+        for row in (self._source, self._ceiling, *self._rows, *originals):
             rows.append(
                 {
                     "name": row.name,
@@ -429,5 +464,5 @@ def _reals(tensor: Tensor, stored: AnyArray) -> Reals:
 
 
 def device_rows(report: Json) -> Iterator[Json]:
-    """The rows of devices, without source and ceiling."""
-    yield from report["results"][2:]
+    """The rows of devices, without source, ceiling and the original in runtimes."""
+    yield from (row for row in report["results"][2:] if row["emulation"] != RUNTIME_ROW)

@@ -19,7 +19,7 @@ from akida_backend.plan_format import SUFFIX, is_plan, plan_from_bytes, read_pla
 from akida_backend.policy import apply_fallback
 from akida_backend.sealed_bytes import PLAN_MAGIC
 
-RUN_OPTIONS: Final = ("emulation", "host", "fallback")
+RUN_OPTIONS: Final = ("emulation", "threads", "host", "fallback")
 
 
 def compiled(

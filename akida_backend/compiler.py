@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from akida_backend.akida1_chain import Arriving
+from akida_backend.akida1_lowering import lower_akida1
 from akida_backend.assembly import Outcome, assemble
-from akida_backend.calibration import Calibration, calibrate
+from akida_backend.calibration import Calibration, Measured, calibrate
 from akida_backend.candidate import Candidate, Candidates
 from akida_backend.constraints import Violation, graph_violation
 from akida_backend.devices import Device
@@ -32,7 +34,7 @@ from akida_backend.policy import apply_fallback
 from akida_backend.rewrites import legalise
 from akida_backend.segments import LoweredSegment, lower_region
 
-SUPPORTED_GENERATION = 2
+SUPPORTED_GENERATIONS = (1, 2)
 
 
 def compile(
@@ -47,16 +49,12 @@ def compile(
 
     Raises:
         ImportModelError: The model cannot be read.
-        InputError: An unknown device or option, or calibration data that does not fit.
+        InputError: An unknown device or option, or calibration data that does not fit; for
+            Akida 1.0 also where there is none and `allow_uncalibrated` is not set.
         FallbackError: `fallback` forbids what would stay on the host.
     """
     chosen = Options.parse({**options, "device": device})
     target = find_device(chosen.device)
-    if target.generation != SUPPORTED_GENERATION:
-        raise InputError(
-            f"device '{target.name}' is Akida {target.generation}.0, which this version does not "
-            "compile for yet\n  use an Akida 2.0 device such as 'akida2'"
-        )
     graph = model if isinstance(model, Graph) else load(model)
     calibration = calibrate(graph, chosen)
     plan = _compile(graph, target, chosen, calibration)
@@ -136,15 +134,41 @@ def _round(
         return stuck
     lowered: list[LoweredSegment] = []
     measured = None if calibration is None else calibration.measure(changed)
+    arriving = None if measured is None else Arriving(measured)
+    unfit: dict[int, tuple[Violation, ...]] = {}
     for number, region in enumerate(regions):
-        result = lower_region(region, changed, device, options, f"segment{number}", measured)
+        name = f"segment{number}"
+        if device.generation == 1:
+            _require_calibration(measured, device, options)
+            result = lower_akida1(region, changed, device, name, measured, arriving)
+        else:
+            result = lower_region(region, changed, device, options, name, measured)
         if not isinstance(result, LoweredSegment):
             violation = graph_violation(result.refusal.code, result.refusal.found, device)
             # A sum too large for its buffer leaves the convolution without the average.
             summed = result.refusal.code == "LOWER-POST-OP" and result.candidate.average
-            return _all_sources(summed or result.candidate.base, violation)
+            unfit.update(_all_sources(summed or result.candidate.base, violation))
+            if device.generation == 2:
+                return unfit
+            continue
         lowered.append(result)
+    if unfit:
+        return unfit
     return Outcome(legalised, regions, tuple(lowered), loose)
+
+
+def _require_calibration(measured: Measured | None, device: Device, options: Options) -> None:
+    """Refuse to choose four bits blindly.
+
+    Raises:
+        InputError: There are no calibration inputs, and nobody said that none are needed.
+    """
+    if measured is None and not options.allow_uncalibrated:
+        raise InputError(
+            f"'{device.name}' has 4-bit weights and activations, which INT8 models do not survive "
+            "without calibration inputs\n  give calibration=..., 64 typical inputs, or "
+            "allow_uncalibrated to see the placement alone"
+        )
 
 
 def _all_sources(op: Operation, violation: Violation) -> dict[int, tuple[Violation, ...]]:

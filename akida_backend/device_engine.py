@@ -3,20 +3,35 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+from typing import Final
+
 from akida_backend.engine import NativeEngine, engine_status
 from akida_backend.program import Program
 from akida_backend.simulator import Simulator
 
 DeviceEngine = NativeEngine | Simulator
 
+logger: Final = logging.getLogger("akida_backend.engine")
+
 
 def open_engine(program: Program, *, threads: int = 1) -> DeviceEngine:
     """A program ready to run; both engines give the same integers.
 
+    Args:
+        program: What to run.
+        threads: That one call uses; the numpy reference has no use for them.
+
     Raises:
         ProgramError: The program is not well-formed.
     """
-    if engine_status().library is None:
+    status = engine_status()
+    if status.library is None:
+        _say_why_slow(f"no native engine, {status.problem}")
+        return Simulator(program)
+    if program.generation == 1:
+        _say_why_slow("the native engine does not have the layers of Akida 1.0 yet")
         return Simulator(program)
     return NativeEngine(program, threads=threads)
 
@@ -27,3 +42,9 @@ def engine_name() -> str:
     if status.library is None:
         return "numpy reference"
     return f"native engine, {status.instruction_set}"
+
+
+@cache
+def _say_why_slow(reason: str) -> None:
+    """Once in a process."""
+    logger.warning("akida-backend: programs run in the numpy reference, exact but slow: %s", reason)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import akida_backend
+from akida_backend.device_engine import engine_name
 from akida_backend.document import Document, Heading, Items, Lines, Table
+from akida_backend.engine import NOT_BUILT, engine_status
 from akida_backend.report import SCHEMA_VERSION, Json
 from akida_backend.runtime_host import installed_runtime, works_with_numpy
 
@@ -50,7 +52,11 @@ PACKAGES: Final = (
         "tflite_runtime",
         "nothing where ai-edge-litert is installed",
     ),
-    Package("onnxruntime", "onnxruntime", "nothing in this version"),
+    Package(
+        "onnxruntime",
+        "onnxruntime",
+        "no execution provider, and opaque operators of ONNX models cannot be executed",
+    ),
     Package(
         "ai-edge-quantizer",
         "ai_edge_quantizer",
@@ -78,6 +84,9 @@ def diagnose() -> Json:
         if version is not None and not works_with_numpy(package.module):
             problems.append(f"{package.name} {version} needs numpy below 2: pip install 'numpy<2'")
     runtime = installed_runtime()
+    engine = engine_status()
+    if engine.problem not in (None, NOT_BUILT):
+        problems.append(f"native engine: {engine.problem}")
     return {
         "schema_version": SCHEMA_VERSION,
         "akida_backend": akida_backend.__version__,
@@ -85,10 +94,30 @@ def diagnose() -> Json:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "packages": packages,
-        "simulator": "numpy reference, int64",
+        "simulator": engine_name(),
+        "engine": {
+            "library": None if engine.library is None else str(engine.library),
+            "version": engine.version,
+            "instruction_set": engine.instruction_set,
+            "instruction_sets": [
+                {"name": name, "problem": problem}
+                for name, problem in engine.instruction_sets.items()
+            ],
+            "problem": engine.problem,
+        },
+        "execution_provider": _execution_provider(),
         "host_runtime": None if runtime is None else str(runtime),
         "problems": problems,
     }
+
+
+def _execution_provider() -> Json:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return {"devices": [], "problem": "onnxruntime is not installed"}
+    from akida_backend.onnxruntime import provider_status
+
+    status = provider_status()
+    return {"devices": list(status.devices), "problem": status.problem}
 
 
 def installed_version(package: Package) -> str | None:
@@ -118,6 +147,8 @@ def diagnosis_document(diagnosis: Json) -> Document:
                 f"akida-backend {diagnosis['akida_backend']}, Python {diagnosis['python']}, "
                 f"{diagnosis['platform']}, {diagnosis['processors']} processors",
                 f"Simulator: {diagnosis['simulator']}.",
+                *_engine_lines(diagnosis["engine"]),
+                _provider_line(diagnosis["execution_provider"]),
                 f"Host operators: reference arithmetic; runtime: "
                 f"{diagnosis['host_runtime'] or 'none installed'}.",
             )
@@ -126,3 +157,26 @@ def diagnosis_document(diagnosis: Json) -> Document:
         Heading("Problems" if problems else "No problems found."),
         Items(tuple((problem, ()) for problem in problems)),
     ]
+
+
+def _engine_lines(engine: Json) -> tuple[str, ...]:
+    if engine["library"] is None:
+        return (
+            f"Native engine: none, {engine['problem']}; "
+            "the numpy reference gives the same integers, slowly.",
+        )
+    sets = ", ".join(
+        entry["name"] + (f" (no: {entry['problem']})" if entry["problem"] else "")
+        for entry in engine["instruction_sets"]
+    )
+    return (
+        f"Native engine: {engine['version']}, {engine['library']}.",
+        f"Instruction sets: {sets}; used: {engine['instruction_set']}.",
+    )
+
+
+def _provider_line(provider: Json) -> str:
+    seen = ", ".join(provider["devices"])
+    if provider["problem"]:
+        return f"In onnxruntime: no provider, {provider['problem']}."
+    return f"In onnxruntime, get_ep_devices(): {seen}."

@@ -10,27 +10,29 @@ says so.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import importlib.metadata
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from akida_backend.errors import EngineError, ProgramError
+from akida_backend.errors import EngineError, InputError, ProgramError
 from akida_backend.graph import AnyArray
+from akida_backend.options import MAX_THREADS
 from akida_backend.program import Program
 from akida_backend.program_format import program_to_bytes
-from akida_backend.simulator import encode_input
+from akida_backend.simulator import wrong_input
 
 ABI: Final = 1
-MAX_THREADS: Final = 256
+NOT_BUILT: Final = "not built with this installation (no C++ compiler that works)"
 _SUFFIX: Final = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _NAME: Final = f"libakida_backend{_SUFFIX}"
 
@@ -103,7 +105,9 @@ class NativeEngine:
             raise ProgramError(_error(self._library))
         weakref.finalize(self, self._library.akida_backend_program_free, handle)
         self._handle: int = handle
-        self.program = program
+        # No array of the program is kept: it may be a view of all its bytes.
+        self._name = program.name
+        self._port = dataclasses.replace(program.input, recode=np.empty(0, np.int16))
         self.threads = threads
         self.instruction_set = _text(self._library.akida_backend_program_instruction_set(handle))
         source, sink = program.input, program.output
@@ -125,8 +129,7 @@ class NativeEngine:
         Raises:
             InputError: Shape or dtype of `x` is not the port's.
         """
-        if x.dtype != self._input_dtype or x.ndim < 1 or x.shape[1:] != self._input_shape:
-            encode_input(self.program, x)  # raises, saying what fits
+        self._check(x)
         batch = len(x)
         values = np.ascontiguousarray(x)
         stored: AnyArray = np.empty((batch, *self._output_shape), self._output_dtype)
@@ -139,9 +142,9 @@ class NativeEngine:
         try:
             failed = self._library.akida_backend_run(
                 context.handle,
-                _address(values),
-                _address(stored),
-                None if codes is None else _address(codes),
+                array_address(values),
+                array_address(stored),
+                None if codes is None else array_address(codes),
                 batch,
             )
             if failed:
@@ -149,6 +152,38 @@ class NativeEngine:
         finally:
             self._idle.append(context)
         return stored if codes is None else (stored, codes)
+
+    def bind(self, x: AnyArray) -> tuple[Callable[[], int], AnyArray]:
+        """A call that computes the same again: of a copy of `x`, into the array returned beside it.
+
+        What other runtimes offer as an interpreter's tensors or as bound inputs and outputs; for
+        one thread at a time. The first call has been done, later ones cannot fail.
+
+        Raises:
+            InputError: Shape or dtype of `x` is not the port's, or it has no samples.
+        """
+        self._check(x)
+        if not len(x):
+            raise InputError("an array to bind needs samples")
+        values: AnyArray = np.array(x, order="C")
+        stored: AnyArray = np.empty((len(x), *self._output_shape), self._output_dtype)
+        context = _Context(self._library, self._handle, self.threads)
+        # Without declared types nothing is converted any more: twice as fast.
+        call = partial(
+            self._library["akida_backend_run"],
+            _Pointer(context.handle, context),
+            _Pointer(array_address(values), values),
+            _Pointer(array_address(stored), stored),
+            _Pointer(0, None),
+            ctypes.c_size_t(len(x)),
+        )
+        if call():
+            raise EngineError(_error(self._library))
+        return call, stored
+
+    def _check(self, x: AnyArray) -> None:
+        if x.dtype != self._input_dtype or x.ndim < 1 or x.shape[1:] != self._input_shape:
+            raise wrong_input(self._name, self._port, x)
 
     def _context(self) -> _Context:
         """One that no other thread uses."""
@@ -169,12 +204,26 @@ class _Context:
         self.handle: int = handle
 
 
-def _address(array: NDArray[np.generic]) -> int:
+class _Pointer(ctypes.c_void_p):
+    """An address that keeps what lies there."""
+
+    def __init__(self, address: int, owner: object) -> None:
+        super().__init__(address)
+        self.owner = owner
+
+
+def array_address(array: NDArray[np.generic]) -> int:
     """Of the first element; the array is not empty."""
     if array.flags.writeable:
         return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # several times faster
     address: int = array.__array_interface__["data"][0]
     return address
+
+
+def native_library() -> ctypes.CDLL | None:
+    """The library in use, for its other functions."""
+    found = _library()
+    return None if isinstance(found, str) else found[1]
 
 
 def _text(text: bytes) -> str:
@@ -214,7 +263,7 @@ def _candidates() -> Iterator[Path]:
 @cache
 def _library() -> tuple[Path, ctypes.CDLL] | str:
     """The library and where it is from, or why there is none."""
-    missing = "it was not built with this installation (no C++ compiler, or another platform)"
+    missing = NOT_BUILT
     for path in _candidates():
         if not path.is_file():
             if os.environ.get("AKIDA_BACKEND_LIBRARY"):

@@ -6,13 +6,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from akida_backend.device_engine import open_engine
 from akida_backend.errors import InputError
 from akida_backend.graph import AnyArray, Graph, Opaque, Operation
+from akida_backend.host_kernels import HostKernel, host_kernel
 from akida_backend.options import Emulation, Host
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
 from akida_backend.program import Program
@@ -21,6 +24,8 @@ from akida_backend.runtime_host import has_runtime_form, run_in_runtime
 from akida_backend.simulator import Simulator, encode_input
 
 Values = dict[str, AnyArray]
+Reals = dict[str, NDArray[np.float64]]
+Step = Callable[[Values], None]  # adds what it computes to the values
 
 MAX_SAMPLES: Final = 64  # computed at a time
 WORKING_VALUES: Final = 1 << 22  # of the largest tensor; bounds the samples computed at a time
@@ -40,12 +45,15 @@ class Execution:
 
 
 class Executor:
-    """A plan ready to run.
+    """A plan ready to run, also from several threads at once.
 
     Args:
         plan: What to run.
         emulation: Instead of the plan's option.
         host: Instead of the plan's option.
+
+    Raises:
+        ProgramError: A program is not well-formed.
     """
 
     def __init__(
@@ -54,11 +62,19 @@ class Executor:
         self.plan = plan
         self.emulation: Emulation = emulation or plan.options.emulation
         self.host: Host = host or plan.options.host
-        self._simulators = (
-            {program.name: Simulator(program) for program in plan.programs}
-            if self.emulation == "device"
-            else {}
-        )
+        self._samples_at_once = samples_at_once(plan.graph)
+        self._constants = _constants(plan.graph, plan.graph.outputs)
+        self._steps = tuple(self._prepared()) if self.emulation == "device" else ()
+
+    def _prepared(self) -> Iterator[Step]:
+        for segment in self.plan.segments:
+            match segment:
+                case HostSegment(operations=operations):
+                    yield from _host_steps(
+                        operations, self.plan.legalised, self.plan.graph, self.host, kernels=True
+                    )
+                case DeviceSegment(program=program):
+                    yield _DeviceStep(program, self.plan.options.threads)
 
     def run(
         self,
@@ -78,41 +94,24 @@ class Executor:
             InputError: The number of samples does not fit.
             UnsupportedOperationError: An opaque operation cannot be executed.
         """
-        wanted = {*self.plan.graph.outputs, *tensors}
+        graph = self.plan.graph
+        wanted = dict.fromkeys((*graph.outputs, *tensors))
 
-        def step(values: Values) -> tuple[Values, Values]:
-            reals: Values = {}
+        def compute(values: Values) -> tuple[Values, Reals]:
+            reals: Reals = {}
             if self.emulation == "source":
                 self._run_source(values)
-            else:
-                reals = self._run_device(values, device_tensors)
+            for step in self._steps:
+                if device_tensors and isinstance(step, _DeviceStep):
+                    reals.update(step.run_and_show(values, device_tensors))
+                else:
+                    step(values)
             return _pick(values, wanted), reals
 
-        values, reals = _in_parts(self.plan.graph, feeds, step)
-        values.update(_constants(self.plan.graph, wanted))
-        return Execution(values, {name: real.astype(np.float64) for name, real in reals.items()})
-
-    def _run_device(self, values: Values, device_tensors: Collection[str]) -> Values:
-        reals: Values = {}
-        for segment in self.plan.segments:
-            match segment:
-                case HostSegment():
-                    _run_host(
-                        segment.operations, self.plan.legalised, self.plan.graph, values, self.host
-                    )
-                case DeviceSegment():
-                    program = segment.program
-                    x = values[program.input.tensor]
-                    simulator = self._simulators[program.name]
-                    stored, codes = simulator.run(x, raw=True)
-                    values[program.output.tensor] = stored
-                    inner = [n for n in device_tensors if n in program.tensors]
-                    if inner == [program.output.device]:
-                        reals[inner[0]] = real_values(program, inner[0], codes)
-                    elif inner:
-                        layers = simulator.run_layers(encode_input(program, x))
-                        reals.update({n: real_values(program, n, layers[n]) for n in inner})
-        return reals
+        values, reals = _in_portions(graph, feeds, self._samples_at_once, compute)
+        values.update(_constants(graph, tensors) if tensors else {})
+        values.update(self._constants)
+        return Execution(values, reals)
 
     def _run_source(self, values: Values) -> None:
         """Segment by segment in the operations of the model as it was imported.
@@ -130,8 +129,79 @@ class Executor:
                     sources = set(segment.sources)
                     members = [op for op in graph.operations if sources.intersection(op.sources)]
             needed = {name for op in members for name in op.outputs}
-            _run_host(_missing(graph, needed, values), graph, graph, values, self.host)
-        _run_host(_missing(graph, graph.outputs, values), graph, graph, values, self.host)
+            _run_on_host(_missing(graph, needed, values), graph, values, self.host)
+        _run_on_host(_missing(graph, graph.outputs, values), graph, values, self.host)
+
+
+def _host_steps(
+    operations: Sequence[Operation], graph: Graph, imported: Graph, host: Host, *, kernels: bool
+) -> Iterator[Step]:
+    """How operations are executed, in order.
+
+    Args:
+        operations: Of `graph`.
+        graph: As imported, or rewritten.
+        imported: As imported.
+        host: Who executes what stands in the model's file.
+        kernels: Take the native library's host kernels for operations it has, bit for bit the same.
+    """
+
+    def in_runtime(op: Operation) -> bool:
+        return isinstance(op, Opaque) or (host == "runtime" and has_runtime_form(imported, op))
+
+    for chosen, members in itertools.groupby(operations, in_runtime):
+        if chosen and host == "runtime":
+            yield partial(_run_in_runtime, imported, tuple(members))
+            continue
+        for op in members:
+            read = graph.activations_of(op)
+            kernel = host_kernel(op, graph) if kernels and len(read) == 1 else None
+            if chosen:
+                yield partial(_run_in_runtime, imported, (op,))
+            elif kernel is None:
+                yield partial(run_operations, (op,), graph)
+            else:
+                (source,), (sink,) = read, op.outputs
+                yield partial(_run_kernel, kernel, source, sink)
+
+
+def _run_in_runtime(imported: Graph, operations: Sequence[Operation], values: Values) -> None:
+    values.update(run_in_runtime(imported, operations, values))
+
+
+def _run_kernel(kernel: HostKernel, source: str, sink: str, values: Values) -> None:
+    values[sink] = kernel(values[source])
+
+
+class _DeviceStep:
+    """A program in the engine of this machine."""
+
+    def __init__(self, program: Program, threads: int) -> None:
+        self.program = program
+        self._engine = open_engine(program, threads=threads)
+        self._source, self._sink = program.input.tensor, program.output.tensor
+
+    @cached_property
+    def _reference(self) -> Simulator:
+        """The one engine that shows every tensor."""
+        return self._engine if isinstance(self._engine, Simulator) else Simulator(self.program)
+
+    def __call__(self, values: Values) -> None:
+        values[self._sink] = self._engine.run(values[self._source])
+
+    def run_and_show(self, values: Values, names: Collection[str]) -> Reals:
+        """Also give real values of the program's tensors among `names`."""
+        program = self.program
+        inner = [name for name in names if name in program.tensors]
+        if not inner:
+            self(values)
+            return {}
+        x = values[self._source]
+        values[self._sink], codes = self._engine.run(x, raw=True)
+        if inner == [program.output.device]:
+            return {inner[0]: real_values(program, inner[0], codes)}
+        layers = self._reference.run_layers(encode_input(program, x))
+        return {name: real_values(program, name, layers[name]) for name in inner}
 
 
 def run_source(
@@ -149,17 +219,28 @@ def run_source(
     """
     wanted = {*graph.outputs, *tensors}
 
-    def step(values: Values) -> tuple[Values, Values]:
-        _run_host(graph.operations, graph, graph, values, host)
+    def compute(values: Values) -> tuple[Values, Reals]:
+        _run_on_host(graph.operations, graph, values, host)
         return _pick(values, wanted), {}
 
-    return {**_in_parts(graph, feeds, step)[0], **_constants(graph, wanted)}
+    values, _ = _in_portions(graph, feeds, samples_at_once(graph), compute)
+    return {**values, **_constants(graph, wanted)}
 
 
 def real_values(program: Program, name: str, codes: AnyArray) -> NDArray[np.float64]:
-    """The numbers a program tensor's codes stand for."""
-    code = program.tensors[name].code
-    return (codes.astype(np.float64) - code.zero_point) * np.asarray(code.scale, np.float64)
+    """The numbers a program tensor's codes stand for.
+
+    The activation of the last layer of an Akida 1.0 program is left to the host: it counts here.
+    """
+    code, port = program.tensors[name].code, program.output
+    real = (codes.astype(np.float64) - code.zero_point) * np.asarray(code.scale, np.float64)
+    if program.generation > 1 or name != port.device:
+        return real
+    step = np.asarray(code.scale, np.float64) / port.factor
+    low = 0.0 if port.low == port.zero_point else -np.inf
+    _, highest = port.dtype.code_range
+    high = (port.high - port.zero_point) * step if port.high < highest else np.inf
+    return np.clip(real, low, high)
 
 
 def samples_at_once(graph: Graph) -> int:
@@ -201,7 +282,11 @@ def rows_of(graph: Graph, name: str) -> int:
 
 def parts(graph: Graph, feeds: Mapping[str, AnyArray]) -> Iterator[Values]:
     """The feeds in portions that are executed together."""
-    step = samples_at_once(graph)
+    return _portions(graph, feeds, samples_at_once(graph))
+
+
+def _portions(graph: Graph, feeds: Mapping[str, AnyArray], step: int) -> Iterator[Values]:
+    """Portions of `step` samples, or of the graph's fixed batch, which `step` is then."""
     for begin in range(0, sample_count(graph, feeds), step):
         if graph.batch is None:
             yield {name: feeds[name][begin : begin + step] for name in graph.inputs}
@@ -214,19 +299,21 @@ def parts(graph: Graph, feeds: Mapping[str, AnyArray]) -> Iterator[Values]:
             }
 
 
-def _in_parts(
+def _in_portions(
     graph: Graph,
     feeds: Mapping[str, AnyArray],
-    step: Callable[[Values], tuple[Values, Values]],
-) -> tuple[Values, Values]:
-    collected: tuple[dict[str, list[AnyArray]], dict[str, list[AnyArray]]] = ({}, {})
-    for part in parts(graph, feeds):
-        for lists, result in zip(collected, step(_shaped(graph, part)), strict=True):
-            for name, values in result.items():
-                lists.setdefault(name, []).append(np.atleast_1d(values))
-    joined = ({n: np.concatenate(arrays) for n, arrays in lists.items()} for lists in collected)
-    values_by_name, reals_by_name = joined
-    return values_by_name, reals_by_name
+    samples: int,
+    compute: Callable[[Values], tuple[Values, Reals]],
+) -> tuple[Values, Reals]:
+    """Results of `compute` on portions of the feeds, joined."""
+    found = [compute(_shaped(graph, part)) for part in _portions(graph, feeds, samples)]
+    values: Values = {}
+    for name in found[0][0]:
+        values[name] = np.concatenate([np.atleast_1d(each[name]) for each, _ in found])
+    reals: Reals = {}
+    for name in found[0][1]:
+        reals[name] = np.concatenate([each[name] for _, each in found])
+    return values, reals
 
 
 def _shaped(graph: Graph, part: Values) -> Values:
@@ -257,21 +344,6 @@ def _missing(graph: Graph, names: Iterable[str], values: Values) -> Sequence[Ope
     return chosen[::-1]
 
 
-def _run_host(
-    operations: Sequence[Operation], graph: Graph, imported: Graph, values: Values, host: Host
-) -> None:
-    """Execute operations of `graph` and add what they write to `values`."""
-
-    def in_runtime(op: Operation) -> bool:
-        return isinstance(op, Opaque) or (host == "runtime" and has_runtime_form(imported, op))
-
-    for chosen, group in itertools.groupby(operations, in_runtime):
-        if not chosen:
-            run_operations(tuple(group), graph, values)
-            continue
-        members = list(group)
-        if host == "runtime":
-            values.update(run_in_runtime(imported, members, values))
-        else:
-            for op in members:
-                values.update(run_in_runtime(imported, [op], values))
+def _run_on_host(operations: Sequence[Operation], graph: Graph, values: Values, host: Host) -> None:
+    for step in _host_steps(operations, graph, graph, host, kernels=False):
+        step(values)

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import onnx
+
 from akida_backend.errors import ImportModelError, InputError
 from akida_backend.graph import Graph
+from akida_backend.importers.onnx import read_onnx
+from akida_backend.importers.onnx_file import with_lengths
 from akida_backend.importers.tflite import read_tflite
 from akida_backend.importers.tflite_file import IDENTIFIER
 from akida_backend.sealed_bytes import PLAN_MAGIC
@@ -16,32 +21,40 @@ from akida_backend.sealed_bytes import PLAN_MAGIC
 MAX_FILE_BYTES: Final = 2**28
 
 
-_ONNX_NOT_YET: Final = "ONNX import is not available in this version"
-
-
-def load(model: str | os.PathLike[str] | bytes | object, *, name: str | None = None) -> Graph:
+def load(
+    model: str | os.PathLike[str] | bytes | object,
+    *,
+    name: str | None = None,
+    dimensions: Mapping[str, int] | None = None,
+) -> Graph:
     """Read a quantized model.
 
     Args:
-        model: Path or content of a model file.
+        model: Path or content of a .tflite or .onnx file, or an onnx.ModelProto. Constants that
+            an ONNX model keeps in other files are found beside a path only.
         name: Label for messages and reports; by default the path.
+        dimensions: Lengths of axes that an ONNX model's inputs leave open, by the axes' names.
 
     Raises:
-        InputError: The file cannot be opened, or `model` is of another type.
+        InputError: The file cannot be opened, `model` is of another type, or `dimensions` names
+            no open axis.
         ImportModelError: The file is damaged, or of a kind no Graph represents.
     """
+    lengths = dimensions or {}
     match model:
         case bytes() | bytearray() | memoryview():
-            return _read(bytes(model), name or "model")
+            return _read(bytes(model), name or "model", None, lengths)
         case str() | os.PathLike():
             path = os.fspath(model)
-            return _read(_content(Path(path), name or path), name or path)
-        case _ if hasattr(model, "SerializeToString"):
-            raise _onnx_error(name or "model")
+            content = _content(Path(path), name or path)
+            return _read(content, name or path, Path(path).parent, lengths)
+        case onnx.ModelProto():
+            label = name or "model"
+            return _read_onnx(_serialised(model, label), label, None, lengths)
         case _:
             raise InputError(
-                f"a model is given as a path or as bytes, not as {type(model).__name__}\n"
-                "  Give the path of a .tflite file."
+                "a model is given as a path, as bytes or as an onnx.ModelProto, "
+                f"not as {type(model).__name__}\n  Give the path of a .tflite or .onnx file."
             )
 
 
@@ -52,7 +65,7 @@ def _content(path: Path, label: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(
-            f"{label}: cannot read the model: {reason}\n  Give the path of a .tflite file."
+            f"{label}: cannot read the model: {reason}\n  Give the path of a .tflite or .onnx file."
         ) from error
     if len(content) > MAX_FILE_BYTES:
         raise ImportModelError(
@@ -63,8 +76,34 @@ def _content(path: Path, label: str) -> bytes:
     return content
 
 
-def _read(content: bytes, label: str) -> Graph:
+def _serialised(model: onnx.ModelProto, label: str) -> bytes:
+    try:
+        return bytes(model.SerializeToString())
+    except ValueError as problem:  # protobuf holds at most 2 GB
+        raise ImportModelError(
+            label, f"cannot be serialised: {problem}", remedy="Save it and give the path."
+        ) from None
+
+
+def _read_onnx(
+    content: bytes, label: str, folder: Path | None, lengths: Mapping[str, int]
+) -> Graph:
+    if lengths:
+        content = with_lengths(content, label, lengths)
+    if b"AkidaExecutionProvider" in content:
+        from akida_backend.epcontext import refuse_compiled
+
+        refuse_compiled(content, label)
+    return read_onnx(content, label, folder=folder)
+
+
+def _read(content: bytes, label: str, folder: Path | None, lengths: Mapping[str, int]) -> Graph:
     if content[4:8] == IDENTIFIER:
+        if lengths:
+            raise InputError(
+                f"{label}: dimensions are for ONNX models\n"
+                "  A TFLite file holds its sizes: convert it again with others."
+            )
         return read_tflite(content, label)
     if content.startswith(PLAN_MAGIC):
         raise ImportModelError(
@@ -72,16 +111,13 @@ def _read(content: bytes, label: str) -> Graph:
             "is a compiled plan, not a model",
             remedy="Give it to InferenceSession, or to the commands run, compare and inspect.",
         )
-    # An ONNX file starts with its IR version, a small number in protobuf field 1.
-    if label.lower().endswith(".onnx") or (content[:1] == b"\x08" and content[2:3] in b"\x12\x1a:"):
-        raise _onnx_error(label)
+    # An ONNX file starts with its IR version, a small number in protobuf field 1, or, from some
+    # writers, with the graph.
+    if content and (label.lower().endswith(".onnx") or content[:1] in b"\x08\x3a"):
+        return _read_onnx(content, label, folder, lengths)
     start = content[:8]
     raise ImportModelError(
         label,
         f"starts with {start!r}, which is neither TFLite nor ONNX" if start else "is empty",
-        remedy="Give a .tflite file with the identifier TFL3 at byte 4.",
+        remedy="Give a .tflite file with the identifier TFL3 at byte 4, or an .onnx file.",
     )
-
-
-def _onnx_error(label: str) -> ImportModelError:
-    return ImportModelError(label, _ONNX_NOT_YET, remedy="Give the model as an INT8 .tflite file.")

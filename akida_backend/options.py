@@ -31,6 +31,7 @@ class Options:
         device: Name of a device profile.
         emulation: ``device``: Akida integer arithmetic. ``source``: device segments executed
             as the source operations they stand for.
+        threads: That run device segments, with the native engine.
         host: Who runs host segments: reference arithmetic, or an installed runtime.
         fallback: ``allow``; ``warn``: one line when work stays on the host; ``error``: refuse
             then; ``strict``: refuse also for boundary operations.
@@ -44,10 +45,14 @@ class Options:
             instead of refusing.
         strict_converter: Also obey rules that only the vendor's converter states.
         strict_hardware: Rely on nothing undocumented, such as the activation of Add.
+        diagonal_depthwise: On Akida 1.0 a depthwise layer with an activation of its own becomes a
+            full convolution with zeros between the channels, which multiplies its MACs by their
+            number.
     """
 
     device: str = "akida2"
     emulation: Emulation = "device"
+    threads: int = 1
     host: Host = "reference"
     fallback: Fallback = "allow"
     allow: tuple[str, ...] = ()
@@ -59,6 +64,7 @@ class Options:
     allow_uncalibrated: bool = False
     strict_converter: bool = False
     strict_hardware: bool = False
+    diagonal_depthwise: bool = False
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Options:
@@ -80,8 +86,19 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "host": get_args(Host),
     "fallback": get_args(Fallback),
 }
-_NUMBERS: Final = ("max_partitions", "min_partition_macs", "calibration_limit")
-_FLAGS: Final = ("allow_uncalibrated", "strict_converter", "strict_hardware")
+MAX_THREADS: Final = 256
+_NUMBERS: Final[Mapping[str, tuple[int, int | None]]] = {  # least and greatest
+    "threads": (1, MAX_THREADS),
+    "max_partitions": (0, None),
+    "min_partition_macs": (0, None),
+    "calibration_limit": (0, None),
+}
+_FLAGS: Final = (
+    "allow_uncalibrated",
+    "strict_converter",
+    "strict_hardware",
+    "diagonal_depthwise",
+)
 _LISTS: Final = ("allow", "deny")
 
 
@@ -103,12 +120,14 @@ def _value(name: str, value: object) -> object:
             raise InputError(unknown(f"value of option '{name}'", str(value), _CHOICES[name]))
         return value
     if name in _NUMBERS:
+        least, greatest = _NUMBERS[name]
         try:
             number = int(str(value))
         except ValueError:
             number = -1
-        if number < 0 or isinstance(value, bool):
-            raise InputError(f"option '{name}' needs a whole number of at least 0, got {value!r}")
+        if number < least or (greatest is not None and number > greatest):
+            span = f"of at least {least}" if greatest is None else f"from {least} to {greatest}"
+            raise InputError(f"option '{name}' needs a whole number {span}, got {value!r}")
         return number
     if name in _FLAGS:
         text = str(value).lower()

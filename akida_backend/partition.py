@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from akida_backend.candidate import Alias, Candidates
+from akida_backend.candidate import Alias, Candidate, Candidates
 from akida_backend.constraints import LayerType, Violation, graph_violation
 from akida_backend.devices import Device
 from akida_backend.graph import Graph
@@ -17,7 +17,13 @@ from akida_backend.placement import key
 FOLLOWER_RULES: Final = {
     LayerType.CONV2D: "V2-CONV-MAXPOOL-NEXT",
     LayerType.DEPTHWISE_CONV2D: "V2-DWCONV-MAXPOOL-NEXT",
+    LayerType.CONVOLUTIONAL: "V1-CONV-MAXPOOL-NEXT",
+    LayerType.SEPARABLE_CONVOLUTIONAL: "V1-SEPCONV-MAXPOOL-NEXT",
+    # No page names what follows a pooled input layer; that it is not the last is stated of all.
+    LayerType.INPUT_CONVOLUTIONAL: "V1-GRAPH-LAST-NOT-POOLED",
 }
+FOLLOWERS: Final = frozenset(FOLLOWER_RULES) - {LayerType.INPUT_CONVOLUTIONAL}
+IMAGE_LAYERS: Final = (LayerType.INPUT_CONV2D, LayerType.INPUT_CONVOLUTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ def _best_region(
 
 def _may_stand(candidate: Candidates, start: str) -> bool:
     """The input layer stands at the beginning and reads the segment's input alone."""
-    if isinstance(candidate, Alias) or candidate.layer is not LayerType.INPUT_CONV2D:
+    if isinstance(candidate, Alias) or candidate.layer not in IMAGE_LAYERS:
         return True
     return candidate.inputs == (start,)
 
@@ -112,12 +118,28 @@ def _closed(
                     return False
                 if any(key(reader) not in inside for reader in graph.consumers[name]):
                     return False
+    if any(_gives_potentials(candidates[i]) for i in _in_front(candidates, members)):
+        return False
     return all(
-        candidates[i].output != output
-        and FOLLOWER_RULES.keys() >= {*followers(graph, candidates, i)}
+        candidates[i].output != output and {*followers(graph, candidates, i)} <= FOLLOWERS
         for i in members
         if pool_rule(candidates[i]) is not None
     )
+
+
+def _gives_potentials(candidate: Candidates) -> bool:
+    """An Akida 1.0 layer without activation, which only ends a program."""
+    return (
+        isinstance(candidate, Candidate)
+        and candidate.layer.generation == 1
+        and candidate.facts.activation == "none"
+    )
+
+
+def _in_front(candidates: Sequence[Candidates], members: Sequence[int]) -> list[int]:
+    """Members whose values other layers of the segment read."""
+    layers = [i for i in members if isinstance(candidates[i], Candidate)]
+    return layers[:-1]
 
 
 def _homeless(
@@ -143,10 +165,11 @@ def _homeless(
     # One input, MACs, and nobody reads what is inside: any other layer is a segment by itself.
     rule = pool_rule(candidate)
     assert rule is not None
-    wrong = [f for f in followers(graph, candidates, position) if f not in FOLLOWER_RULES]
+    wrong = [f for f in followers(graph, candidates, position) if f not in FOLLOWERS]
     found = f"followed by {' and '.join(dict.fromkeys(wrong))}"
     if not wrong:
-        found = "no Conv2D or DepthwiseConv2D follows in the segment"
+        kinds = [kind for kind in sorted(FOLLOWERS) if kind.generation == device.generation]
+        found = f"no {' or '.join(kinds)} follows in the segment"
     return (graph_violation(rule, found, device),)
 
 

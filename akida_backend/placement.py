@@ -92,9 +92,18 @@ def started(op: Operation, context: PlacementContext) -> Candidates | tuple[Viol
         return general
     match = SPEC_OF[type(op)].candidate(op, context)
     if isinstance(match, Candidate):
+        if match.layer.generation not in (None, context.device.generation):
+            return _other_generation(op, match, context.device)
         broken = violations(match.facts, context.device, strict=context.options.strict_converter)
         return broken or match
     return match
+
+
+def _other_generation(op: Operation, match: Candidate, device: Device) -> tuple[Violation, ...]:
+    """Why Akida 1.0 has no layer for what Akida 2.0 has one for."""
+    if len(match.inputs) > 1:
+        return (graph_violation("V1-GRAPH-SEQUENTIAL", f"{match.layer} of two maps", device),)
+    return (graph_violation("OP-NO-LAYER", op.location.type, device),)
 
 
 def _absorb(

@@ -147,10 +147,13 @@ class Plan:
         return report(self, format)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an ``.akp`` file, which needs neither the model nor a compiler to run.
+        """Write a file that needs neither the model nor a compiler to run.
+
+        ``.akp`` is for `InferenceSession`; ``.tflite``, of a TFLite model, for TFLite runtimes
+        with this package's delegate.
 
         Raises:
-            InputError: Another ending, or the file cannot be written.
+            InputError: Another ending, the file cannot be written, or the plan has no such form.
             UnsupportedOperationError: The plan has opaque operators; they are named.
         """
         from akida_backend.plan_format import save_plan

@@ -25,7 +25,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -57,8 +57,14 @@ MAX_DOCUMENT_BYTES: Final = 2**25  # Python objects take many times the space of
 
 _SIZE: Final = struct.Struct("<Q")
 _DOCUMENT_AT: Final = HEADER_BYTES + _SIZE.size
-_SKIPPED: Final = frozenset({(Graph, "source"), (Options, "calibration")})
-_LATER: Final = (".onnx", ".tflite")
+_SKIPPED: Final = frozenset(
+    {
+        (Graph, "source"),
+        (Options, "calibration"),
+        (Options, "threads"),
+        (Options, "diagonal_depthwise"),  # shows in the programs
+    }
+)
 _NAMED_OPERATORS: Final = 5
 
 
@@ -126,14 +132,14 @@ def _seal(label: str) -> SealedBytes:
 
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> bytes:
-    """Write a plan under a name that ends in ``.akp``, and return the bytes.
+    """Write a plan in the form that the name's ending says, and return the bytes.
 
     Raises:
-        InputError: Another ending, or the file cannot be written.
+        InputError: Another ending, the file cannot be written, or the plan has no such form.
         UnsupportedOperationError: As `plan_to_bytes`.
     """
     check_ending(path)
-    data = plan_to_bytes(plan)
+    data = _TO_BYTES[Path(path).suffix.lower()](plan)
     with replacing(Path(path)) as file:
         file.write(data)
     return data
@@ -143,18 +149,15 @@ def check_ending(path: str | os.PathLike[str]) -> None:
     """Refuse a file name that says another form.
 
     Raises:
-        InputError: It does not end in ``.akp``.
+        InputError: It does not end as a form of plans does.
     """
     ending = Path(path).suffix.lower()
-    if ending in _LATER:
-        raise InputError(
-            f"{os.fspath(path)}: plans cannot be saved as {ending} in this version\n"
-            f"  save it as {SUFFIX}, which `run`, `compare` and InferenceSession take"
-        )
-    if ending != SUFFIX:
-        raise InputError(
-            f"{os.fspath(path)}: a saved plan is a {SUFFIX} file\n  give a name that ends so"
-        )
+    if ending in _TO_BYTES:
+        return
+    raise InputError(
+        f"{os.fspath(path)}: a saved plan is a {' or '.join(_TO_BYTES)} file\n"
+        "  give a name that ends so"
+    )
 
 
 def plan_to_bytes(plan: Plan) -> bytes:
@@ -168,6 +171,25 @@ def plan_to_bytes(plan: Plan) -> bytes:
     """
     _check_self_contained(plan)
     return _document_to_bytes(_document(plan))
+
+
+def _compiled_onnx(plan: Plan) -> bytes:
+    from akida_backend.compiled_onnx import compiled_onnx
+
+    return compiled_onnx(plan)
+
+
+def _compiled_tflite(plan: Plan) -> bytes:
+    from akida_backend.tflite_compiled import compiled_tflite
+
+    return compiled_tflite(plan)
+
+
+_TO_BYTES: Final[Mapping[str, Callable[[Plan], bytes]]] = {
+    SUFFIX: plan_to_bytes,
+    ".onnx": _compiled_onnx,
+    ".tflite": _compiled_tflite,
+}
 
 
 def _document_to_bytes(document: PlanDocument) -> bytes:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Akida 2.0 dialect: what a simulated device executes, integers only.
+"""The Akida dialects, 2.0 and 1.0: what a simulated device executes, integers only.
 
 Layers carry BrainChip's names. Convolution kernels are stored as cross-correlation, OHWI
 (depthwise 1HWC); the vendor's files store some of them flipped. Feature maps are HWC per sample.
-Every MAC layer computes, in this order (published: MetaTF API reference, quantizeml layers):
+A program holds layers of one generation.
+
+Every MAC layer of Akida 2.0 computes, in this order (published: MetaTF API reference, quantizeml
+layers):
 
     x << input_shift
     accumulator = sum(w * x) + (bias.value << bias.shift)      bounded by `buffer_bits`
@@ -14,6 +17,15 @@ Every MAC layer computes, in this order (published: MetaTF API reference, quanti
 
 A tensor of a program is 8-bit signed (or 4-bit unsigned) and symmetric; the input of InputConv2D
 is uint8 with a zero point. A Dense1D or Add that ends the program may give its int32 accumulators.
+
+Every layer of Akida 1.0 computes (published: MetaTF API reference, cnn2snn converters):
+
+    potential = sum(w * x)                                     int32
+    max pooling of potentials, or their sum over the map (global average pooling)
+    y = clip(ceil((potential - threshold) / step))             to 1, 2 or 4 unsigned bits
+
+A tensor is then unsigned and symmetric; the input of InputConvolutional is uint8 with a zero
+point. A layer that ends the program may give its int32 potentials, less their threshold.
 """
 
 from __future__ import annotations
@@ -31,6 +43,9 @@ from akida_backend.graph import DType, Pads, Shape, Size2D
 ACCUMULATOR_BITS_INPUT = 32
 ACCUMULATOR_BITS_INNER = 28
 POST_OP_BITS = 32
+POTENTIAL_BITS = 32
+# Older hardware documentation of Akida 1.0; no page says how far other potentials may go.
+SUMMED_POTENTIAL_BITS = 20
 
 
 class Padding(Enum):
@@ -61,9 +76,9 @@ class Code:
 
     Attributes:
         scale: Per channel or, in a 1-tuple, per tensor; float64.
-        bits: 4, 8 or 32.
-        signed: int8 / int32 when True, uint8 (or 4-bit unsigned) when False.
-        zero_point: Not 0 only for the uint8 input of InputConv2D.
+        bits: 4, 8 or 32; of Akida 1.0 also 1 and 2.
+        signed: int8 / int32 when True, uint8 (or at most 4 bits unsigned) when False.
+        zero_point: Not 0 only for the uint8 input of InputConv2D or InputConvolutional.
         parts: 2 for a program input in two parts (`InputPort.recode`), otherwise 1.
     """
 
@@ -160,6 +175,7 @@ class MaxPool:
 class Layer:
     """What all layers share: tensor names within the program."""
 
+    generation: ClassVar[int] = 2
     name: str
     inputs: tuple[str, ...]
     output: str
@@ -256,10 +272,89 @@ class Concatenate(Layer):
     """Two operands joined on the channel axis; data movement only."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StepActivation:
+    """A staircase that begins above the layer's threshold, per filter.
+
+        y = clip(ceil((potential - threshold) * 2**step_shift / step), 0, 2**output_bits - 1)
+
+    So a potential n whole steps above the threshold gives n, and the next larger one n + 1. The
+    vendor's variable is a float32 ``act_step``, the height of a step in a staircase of 16:
+    ``act_step = step * 2**-step_shift * 2**(output_bits - 4)``. Every float32 that is a multiple
+    of 2**-24 below 2**24 has this form.
+
+    Attributes:
+        step: uint32 in [1, 2**24 - 1].
+        step_shift: uint8 in [0, 24], fraction bits of `step`.
+    """
+
+    step: NDArray[np.uint32]
+    step_shift: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Akida1Layer(Layer):
+    """Weights are signed, of 1 bit they are 0 and 1. `threshold` is int32 per filter.
+
+    Without activation `output_bits` is 32 and the output ``potential - threshold``, in the last
+    layer only. The vendor's device gives the potential and its runtime takes off the threshold.
+    """
+
+    generation: ClassVar[int] = 1
+    weights: NDArray[np.int8]
+    weights_bits: int = 4
+    threshold: NDArray[np.int32]
+    activation: StepActivation | NoActivation
+    output_bits: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InputConvolutional(_Akida1Layer):
+    """First layer on a uint8 image of 1 or 3 channels; the border holds `padding_value`.
+
+    weights OHWI, up to 8 bits. No global pooling. A pool has the layer's padding.
+    """
+
+    stride: Size2D
+    padding: Padding
+    padding_value: int
+    pool: MaxPool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Convolutional(_Akida1Layer):
+    """Convolution, Same padding with zeros. weights OHWI."""
+
+    stride: Size2D
+    pool: MaxPool | None = None
+    global_average: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeparableConvolutional(_Akida1Layer):
+    """Depthwise, then pointwise convolution with nothing between; Same padding with zeros.
+
+    weights 1HWC, pointwise_weights OI, both of `weights_bits`.
+    """
+
+    pointwise_weights: NDArray[np.int8]
+    stride: Size2D
+    pool: MaxPool | None = None
+    global_average: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FullyConnected(_Akida1Layer):
+    """Matrix product over the input flattened in HWC order. weights OI."""
+
+
+Akida1Layer = InputConvolutional | Convolutional | SeparableConvolutional | FullyConnected
 ConvolutionLayer = (
     InputConv2D | Conv2D | DepthwiseConv2D | Conv2DTranspose | DepthwiseConv2DTranspose | Dense1D
 )
-ProgramLayer = ConvolutionLayer | Add | Concatenate
+MacLayer = Akida1Layer | ConvolutionLayer
+Akida2Layer = ConvolutionLayer | Add | Concatenate
+ProgramLayer = Akida1Layer | Akida2Layer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,7 +366,9 @@ class InputPort:
         device: Name of the program tensor it fills (values in HWC order).
         recode: 256 device codes, indexed by ``stored - lowest`` of the 8-bit host type; or two
             such tables, one behind the other, for a value that takes two codes: those of the
-            second stand in as many channels again, and the reals of both add up.
+            second stand in as many channels again, and the reals of both add up. In a program of
+            Akida 1.0 also one table per channel of the program tensor; where that has two parts,
+            the second holds what is below zero, without the sign.
     """
 
     tensor: str
@@ -282,7 +379,7 @@ class InputPort:
 
     @property
     def parts(self) -> int:
-        """Device channels per host channel."""
+        """Device channels per host channel, where all channels share tables."""
         return len(self.recode) // 256
 
 
@@ -313,7 +410,7 @@ class OutputPort:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """One device segment: layers in execution order, one input and one output.
+    """One device segment: layers of one generation in execution order, one input and one output.
 
     Attributes:
         name: Label, such as ``segment0``.
@@ -330,3 +427,8 @@ class Program:
     layers: tuple[ProgramLayer, ...]
     input: InputPort
     output: OutputPort
+
+    @property
+    def generation(self) -> int:
+        """1 or 2: the device family whose layers it holds."""
+        return self.layers[0].generation

@@ -13,6 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from akida_backend.akida1_arithmetic import (
+    MAX_STEP,
+    MAX_STEP_SHIFT,
+    above_threshold,
+    level_limits,
+    weight_limits,
+)
 from akida_backend.akida_arithmetic import (
     TABLE_LIMITS,
     Integers,
@@ -27,20 +34,27 @@ from akida_backend.errors import ProgramError
 from akida_backend.graph import DType, Shape, Size2D
 from akida_backend.program import (
     POST_OP_BITS,
+    POTENTIAL_BITS,
+    SUMMED_POTENTIAL_BITS,
     Add,
+    Akida1Layer,
     Bias,
     Code,
     Concatenate,
     Conv2D,
     Conv2DTranspose,
+    Convolutional,
     ConvolutionLayer,
     Dense1D,
     DepthwiseConv2D,
     DepthwiseConv2DTranspose,
     DeviceTensor,
+    FullyConnected,
     InputConv2D,
+    InputConvolutional,
     InputPort,
     LookUpTable,
+    MacLayer,
     MaxPool,
     NoActivation,
     OutputPort,
@@ -49,6 +63,8 @@ from akida_backend.program import (
     ProgramLayer,
     ReLU,
     Rescale,
+    SeparableConvolutional,
+    StepActivation,
 )
 
 MapShape = tuple[int, int, int]  # height, width, channels
@@ -57,18 +73,31 @@ MAX_SIDE: Final = 2**16 - 1
 MAX_VALUES: Final = 2**28  # of one tensor, so that offsets fit 32 bits
 MAX_SHIFT: Final = 31  # of a bias, a ReLU bound or an operand
 TRANSPOSE_KERNELS: Final = (3, 4)
+LEVEL_BITS: Final = (1, 2, 4)  # of Akida 1.0 activations
+TENSOR_CODES: Final = (
+    *((bits, False) for bits in (1, 2, 4, 8)),
+    *((bits, True) for bits in (8, 32)),
+)  # bits, signed
+IMAGE_LAYERS: Final = InputConv2D | InputConvolutional
 
 
 # Sizes
 
 
-def pool_of(layer: ConvolutionLayer) -> MaxPool | None:
+def pool_of(layer: MacLayer) -> MaxPool | None:
     """Max pooling of the accumulators, where the layer has it."""
-    return layer.pool if isinstance(layer, InputConv2D | Conv2D | DepthwiseConv2D) else None
+    pooling = Conv2D | DepthwiseConv2D | Convolutional | SeparableConvolutional
+    return layer.pool if isinstance(layer, IMAGE_LAYERS | pooling) else None
 
 
-def has_global_average(layer: ConvolutionLayer) -> bool:
-    return isinstance(layer, Conv2D | DepthwiseConv2D) and layer.global_average
+def has_global_average(layer: MacLayer) -> bool:
+    averaging = Conv2D | DepthwiseConv2D | Convolutional | SeparableConvolutional
+    return isinstance(layer, averaging) and layer.global_average
+
+
+def padding_of(layer: MacLayer) -> Padding:
+    """Only the input layers have a choice."""
+    return layer.padding if isinstance(layer, IMAGE_LAYERS) else Padding.SAME
 
 
 def window_count(size: Size2D, kernel: Size2D, stride: Size2D, padding: Padding) -> Size2D:
@@ -81,26 +110,30 @@ def window_count(size: Size2D, kernel: Size2D, stride: Size2D, padding: Padding)
     )
 
 
-def accumulator_size(layer: ConvolutionLayer, input_shape: MapShape) -> MapShape:
-    """(height, width, filters) of the accumulators before any pooling."""
+def accumulator_size(layer: MacLayer, input_shape: MapShape) -> MapShape:
+    """(height, width, filters) of the accumulators, or potentials, before any pooling."""
     height, width, channels = input_shape
     size = Size2D(height, width)
     match layer:
-        case InputConv2D() | Conv2D():
+        case InputConv2D() | Conv2D() | InputConvolutional() | Convolutional():
             filters, *kernel, _ = layer.weights.shape
-            padding = layer.padding if isinstance(layer, InputConv2D) else Padding.SAME
-            size = window_count(size, Size2D(*kernel), layer.stride, padding)
+            size = window_count(size, Size2D(*kernel), layer.stride, padding_of(layer))
             return size.height, size.width, filters
         case DepthwiseConv2D():
             _, *kernel, _ = layer.weights.shape
             size = window_count(size, Size2D(*kernel), layer.stride, Padding.SAME)
             return size.height, size.width, channels
+        case SeparableConvolutional():
+            _, *kernel, _ = layer.weights.shape
+            filters, _ = layer.pointwise_weights.shape
+            size = window_count(size, Size2D(*kernel), layer.stride, Padding.SAME)
+            return size.height, size.width, filters
         case Conv2DTranspose():
             filters, *_ = layer.weights.shape
             return 2 * height, 2 * width, filters
         case DepthwiseConv2DTranspose():
             return 2 * height, 2 * width, channels
-        case Dense1D():
+        case Dense1D() | FullyConnected():
             filters, _ = layer.weights.shape
             return 1, 1, filters
 
@@ -112,7 +145,8 @@ def layer_macs(layer: ProgramLayer, input_shape: MapShape) -> int:
     height, width, _ = accumulator_size(layer, input_shape)
     if isinstance(layer, Conv2DTranspose | DepthwiseConv2DTranspose):
         height, width, _ = input_shape
-    return height * width * layer.weights.size
+    pointwise = layer.pointwise_weights.size if isinstance(layer, SeparableConvolutional) else 0
+    return height * width * (layer.weights.size + pointwise)
 
 
 def output_size(layer: ProgramLayer, *input_shapes: MapShape) -> MapShape:
@@ -136,6 +170,36 @@ def output_size(layer: ProgramLayer, *input_shapes: MapShape) -> MapShape:
 
 
 # Proof
+
+
+def potential_limits(
+    layer: Akida1Layer, input_shape: MapShape, highest_input: int
+) -> tuple[Integers, Integers]:
+    """Smallest and largest potential per filter, whatever the order of summation.
+
+    Args:
+        layer: Its weights are read, nothing behind them.
+        input_shape: Height, width and channels of the input.
+        highest_input: Largest input value; the smallest is 0.
+    """
+    low, high = _sum_limits(layer.weights, highest_input)
+    if isinstance(layer, SeparableConvolutional):
+        low, high = _sum_limits(np.moveaxis(layer.weights, -1, 0), highest_input)
+        pointwise = layer.pointwise_weights.astype(np.int64)
+        ends = np.stack([low, high]) * pointwise[:, None]  # filters, ends, channels
+        low, high = ends.min(axis=1).sum(axis=1), ends.max(axis=1).sum(axis=1)
+    if has_global_average(layer):
+        height, width, _ = accumulator_size(layer, input_shape)
+        low, high = low * (height * width), high * (height * width)
+    return low, high
+
+
+def _sum_limits(filters: NDArray[np.int8], highest_input: int) -> tuple[Integers, Integers]:
+    """Ends of ``sum(w * x)`` per filter, filters on axis 0, for inputs from 0 on."""
+    weights = filters.reshape(len(filters), -1).astype(np.int64)
+    low: Integers = np.minimum(weights, 0).sum(axis=1) * highest_input
+    high: Integers = np.maximum(weights, 0).sum(axis=1) * highest_input
+    return low, high
 
 
 def worst_case_accumulator(layer: ConvolutionLayer | Add, *input_limits: Limits) -> Integers:
@@ -184,6 +248,13 @@ def output_limits(layer: ProgramLayer, input_shape: MapShape, *input_limits: Lim
     if isinstance(layer, Concatenate):
         lows, highs = zip(*input_limits, strict=True)
         return min(lows), max(highs)
+    if isinstance(layer, Akida1Layer):
+        ((_, highest),) = input_limits
+        low, high = potential_limits(layer, input_shape, highest)
+        if layer.output_bits != 32:
+            return level_limits(layer.output_bits)
+        low, high = above_threshold(low, layer.threshold), above_threshold(high, layer.threshold)
+        return int(low.min()), int(high.max())
     worst = worst_case_accumulator(layer, *input_limits)
     low, high = _final_values(layer, worst, input_shape)
     if layer.output_bits != 32:
@@ -193,14 +264,24 @@ def output_limits(layer: ProgramLayer, input_shape: MapShape, *input_limits: Lim
     return int(low.min()), int(high.max())
 
 
-def overflow(
-    layer: ConvolutionLayer | Add, input_shape: MapShape, *input_limits: Limits
-) -> str | None:
+def overflow(layer: MacLayer | Add, input_shape: MapShape, *input_limits: Limits) -> str | None:
     """The first buffer not proven to hold a layer's worst case, as a sentence; None if all are.
 
     The accumulator has `buffer_bits`. Sums of global average pooling, and values behind a
-    rescale before they saturate, have 32.
+    rescale before they saturate, have 32. Potentials of Akida 1.0 have 32, summed ones 20.
     """
+    if isinstance(layer, Akida1Layer):
+        ((_, highest),) = input_limits
+        low, high = potential_limits(layer, input_shape, highest)
+        bits = SUMMED_POTENTIAL_BITS if has_global_average(layer) else POTENTIAL_BITS
+        problem = _exceeds("potential", np.maximum(-low, high), bits)
+        if problem is None and layer.output_bits == 32:
+            low, high = (
+                above_threshold(low, layer.threshold),
+                above_threshold(high, layer.threshold),
+            )
+            problem = _exceeds("potential less its threshold", np.maximum(-low, high), bits=32)
+        return problem
     worst = worst_case_accumulator(layer, *input_limits)
     problem = _exceeds("accumulator", worst, layer.buffer_bits)
     if problem is not None:
@@ -244,6 +325,8 @@ def check_program(program: Program) -> None:
         is_input = key == program.input.device
         _check_tensor(f"{where}, tensor '{tensor.name}'", key, tensor, is_input=is_input)
     _check_order(where, program)
+    generations = {layer.generation for layer in program.layers}
+    _require(len(generations) == 1, where, "layers", "layers of Akida 1.0 and 2.0 in one program")
     limits = {program.input.device: program.tensors[program.input.device].code.limits}
     last = len(program.layers) - 1
     for index, layer in enumerate(program.layers):
@@ -257,7 +340,8 @@ def check_program(program: Program) -> None:
             _require(problem is None, label, "buffer_bits", f"{problem}")
         limits[layer.output] = output_limits(layer, inputs[0].shape, *input_limits)
     device = program.tensors[program.input.device]
-    _check_input_port(f"{where}, input port '{program.input.tensor}'", program.input, device)
+    label = f"{where}, input port '{program.input.tensor}'"
+    _check_input_port(label, program.input, device, per_channel=program.generation == 1)
     device = program.tensors[program.output.device]
     _check_output_port(f"{where}, output port '{program.output.tensor}'", program.output, device)
 
@@ -304,11 +388,12 @@ def _check_tensor(where: str, key: str, tensor: DeviceTensor, *, is_input: bool)
     )
     code = tensor.code
     _require(
-        (code.bits, code.signed) in ((4, False), (8, False), (8, True), (32, True)),
+        (code.bits, code.signed) in TENSOR_CODES,
         where,
         "code",
         f"needs 4 unsigned, 8 signed or 32 signed bits, or 8 unsigned ones in front of "
-        f"InputConv2D, found {_kind(code)}",
+        f"InputConv2D or InputConvolutional (of Akida 1.0 1, 2 or 4 unsigned or 32 signed bits), "
+        f"found {_kind(code)}",
     )
     _require(
         code.zero_point == 0 or (_is_image(code) and 0 <= code.zero_point <= 255),
@@ -341,7 +426,7 @@ def _kind(code: Code) -> str:
 
 
 def _is_image(code: Code) -> bool:
-    """Whether only InputConv2D can read it: unsigned 8 bits."""
+    """Whether only InputConv2D or InputConvolutional can read it: unsigned 8 bits."""
     return code.bits == 8 and not code.signed
 
 
@@ -388,7 +473,7 @@ def _check_layer(
     )
     for tensor in inputs:
         _require(
-            tensor.code.bits != 32 and _is_image(tensor.code) == isinstance(layer, InputConv2D),
+            _is_readable(layer, tensor.code),
             where,
             "inputs",
             f"'{tensor.name}' has {_kind(tensor.code)}, which this layer cannot read",
@@ -398,9 +483,11 @@ def _check_layer(
             _check_concatenate(where, inputs, output)
         case Add():
             _check_add(where, layer, inputs)
+        case InputConvolutional() | Convolutional() | SeparableConvolutional() | FullyConnected():
+            _check_akida1(where, layer, inputs[0])
         case _:
             _check_convolution(where, layer, inputs[0])
-    if not isinstance(layer, Concatenate):
+    if not isinstance(layer, Concatenate | Akida1Layer):
         _check_output_bits(where, layer, output.code, is_last=is_last)
     expected = output_size(layer, *(tensor.shape for tensor in inputs))
     _require(min(expected) >= 1, where, "output", f"a window is larger than its map: {expected}")
@@ -409,6 +496,97 @@ def _check_layer(
         where,
         "output",
         f"'{output.name}' has shape {output.shape}, the layer writes {expected}",
+    )
+    if isinstance(layer, Akida1Layer):
+        _check_array(where, "threshold", layer.threshold, np.int32, output.shape[2:])
+        _check_levels(where, layer, output, is_last=is_last)
+
+
+def _is_readable(layer: ProgramLayer, code: Code) -> bool:
+    if _is_image(code) or isinstance(layer, IMAGE_LAYERS):
+        return _is_image(code) and isinstance(layer, IMAGE_LAYERS)
+    if isinstance(layer, Akida1Layer):
+        return code.bits in LEVEL_BITS and not code.signed
+    return code.bits in (4, 8)
+
+
+def _check_akida1(where: str, layer: Akida1Layer, tensor: DeviceTensor) -> None:
+    height, width, channels = tensor.shape
+    shape = layer.weights.shape
+    match layer:
+        case InputConvolutional():
+            bits: tuple[int, ...] = tuple(range(1, 9))
+            _check_channels(where, channels)
+            value = layer.padding_value
+            _require(0 <= value <= 255, where, "padding_value", f"needs [0, 255], found {value}")
+        case SeparableConvolutional():
+            bits = (2, 4)
+        case _:
+            bits = LEVEL_BITS
+    _require(
+        layer.weights_bits in bits,
+        where,
+        "weights_bits",
+        f"needs {', '.join(map(str, bits))}, found {layer.weights_bits}",
+    )
+    limits = weight_limits(layer.weights_bits)
+    match layer:
+        case FullyConnected():
+            _check_axes(where, shape, "OI")
+            expected: tuple[int, ...] = (shape[0], height * width * channels)
+        case SeparableConvolutional():
+            _check_axes(where, shape, "1HWC")
+            expected = (1, *shape[1:3], channels)
+            pointwise = layer.pointwise_weights
+            filters = len(pointwise) if pointwise.ndim else 0
+            _require(
+                1 <= filters <= MAX_SIDE,
+                where,
+                "pointwise_weights",
+                f"needs 1 to {MAX_SIDE} filters, found {filters}",
+            )
+            field = "pointwise_weights"
+            _check_array(where, field, pointwise, np.int8, (filters, channels), limits)
+        case _:
+            _check_axes(where, shape, "OHWI")
+            expected = (*shape[:3], channels)
+    _check_array(where, "weights", layer.weights, np.int8, expected, limits)
+    if not isinstance(layer, FullyConnected):
+        _check_size(where, "stride", layer.stride)
+    pool = pool_of(layer)
+    if pool is not None:
+        _check_pool(where, layer, pool)
+        _require(
+            pool.padding is padding_of(layer),
+            where,
+            "pool",
+            f"needs the layer's own padding, found {pool.padding.value}",
+        )
+
+
+def _check_levels(where: str, layer: Akida1Layer, output: DeviceTensor, *, is_last: bool) -> None:
+    """Activation and output bits of an Akida 1.0 layer whose output has the right shape."""
+    filters = output.shape[2:]
+    match layer.activation:
+        case StepActivation(step, step_shift):
+            _check_array(where, "activation.step", step, np.uint32, filters, (1, MAX_STEP))
+            limits = (0, MAX_STEP_SHIFT)
+            _check_array(where, "activation.step_shift", step_shift, np.uint8, filters, limits)
+            bits: tuple[int, ...] = LEVEL_BITS
+        case NoActivation():
+            _require(is_last, where, "activation", "only the last layer may give its potentials")
+            bits = (32,)
+    _require(
+        layer.output_bits in bits,
+        where,
+        "output_bits",
+        f"needs {', '.join(map(str, bits))} with this activation, found {layer.output_bits}",
+    )
+    _require(
+        (output.code.bits, output.code.signed) == (layer.output_bits, layer.output_bits == 32),
+        where,
+        "output_bits",
+        f"{layer.output_bits} does not match the output tensor's {_kind(output.code)}",
     )
 
 
@@ -513,20 +691,11 @@ def _check_convolution(where: str, layer: ConvolutionLayer, tensor: DeviceTensor
         _check_size(where, "stride", layer.stride)
     pool = pool_of(layer)
     if pool is not None:
-        _check_size(where, "pool.size", pool.size)
-        _check_size(where, "pool.stride", pool.stride)
-        _require(
-            not has_global_average(layer),
-            where,
-            "pool",
-            "excludes global_average: a layer has one pooling type",
-        )
+        _check_pool(where, layer, pool)
     _, _, channels = tensor.shape
     match layer:
         case InputConv2D():
-            _require(
-                channels in (1, 3), where, "inputs", f"needs 1 or 3 channels, found {channels}"
-            )
+            _check_channels(where, channels)
             value = layer.padding_value
             _check_array(where, "padding_value", value, np.uint8, (channels,))
         case Conv2D() | Dense1D() if layer.input_shift is not None:
@@ -544,27 +713,53 @@ def _check_convolution(where: str, layer: ConvolutionLayer, tensor: DeviceTensor
             pass
 
 
+def _check_channels(where: str, channels: int) -> None:
+    """Of an image."""
+    _require(channels in (1, 3), where, "inputs", f"needs 1 or 3 channels, found {channels}")
+
+
+def _check_pool(where: str, layer: MacLayer, pool: MaxPool) -> None:
+    _check_size(where, "pool.size", pool.size)
+    _check_size(where, "pool.stride", pool.stride)
+    _require(
+        not has_global_average(layer),
+        where,
+        "pool",
+        "excludes global_average: a layer has one pooling type",
+    )
+
+
+def _check_axes(where: str, shape: tuple[int, ...], axes: str) -> None:
+    """Number and length of the weights' axes, before anything is read from them."""
+    _require(
+        len(shape) == len(axes),
+        where,
+        "weights",
+        f"needs {len(axes)} axes, {axes}, found shape {shape}",
+    )
+    _require(min(shape) >= 1, where, "weights", f"an axis is empty: {shape}")
+    _require(
+        max(shape) <= MAX_SIDE or axes == "OI",
+        where,
+        "weights",
+        f"an axis exceeds {MAX_SIDE}: {shape}",
+    )
+
+
 def _check_weights(where: str, layer: ConvolutionLayer, tensor: DeviceTensor) -> int:
     """Number of filters, once weights are found to fit the input."""
     height, width, channels = tensor.shape
     shape = layer.weights.shape
     match layer:
         case Dense1D():
-            _require(len(shape) == 2, where, "weights", f"needs 2 axes, OI, found shape {shape}")
+            _check_axes(where, shape, "OI")
             expected = (shape[0], height * width * channels)
         case InputConv2D() | Conv2D() | Conv2DTranspose():
-            _require(len(shape) == 4, where, "weights", f"needs 4 axes, OHWI, found shape {shape}")
+            _check_axes(where, shape, "OHWI")
             expected = (*shape[:3], channels)
         case DepthwiseConv2D() | DepthwiseConv2DTranspose():
-            _require(len(shape) == 4, where, "weights", f"needs 4 axes, 1HWC, found shape {shape}")
+            _check_axes(where, shape, "1HWC")
             expected = (1, *shape[1:3], channels)
-    _require(min(shape) >= 1, where, "weights", f"an axis is empty: {shape}")
-    _require(
-        max(shape) <= MAX_SIDE or isinstance(layer, Dense1D),
-        where,
-        "weights",
-        f"an axis exceeds {MAX_SIDE}: {shape}",
-    )
     if isinstance(layer, Conv2DTranspose | DepthwiseConv2DTranspose):
         _require(
             shape[1] in TRANSPOSE_KERNELS and shape[2] in TRANSPOSE_KERNELS,
@@ -630,14 +825,19 @@ def _check_port_shape(where: str, shape: Shape, device: DeviceTensor) -> None:
     )
 
 
-def _check_input_port(where: str, port: InputPort, device: DeviceTensor) -> None:
+def _check_input_port(
+    where: str, port: InputPort, device: DeviceTensor, *, per_channel: bool
+) -> None:
     _require(
         port.dtype in (DType.INT8, DType.UINT8),
         where,
         "dtype",
         f"needs int8 or uint8, found {port.dtype.value}",
     )
-    codes = (256 * device.code.parts,)
+    _, _, channels = device.shape
+    codes: tuple[int, ...] = (256 * device.code.parts,)
+    if per_channel and port.recode.shape == (256 * channels,):
+        codes = port.recode.shape
     _check_array(where, "recode", port.recode, np.int16, codes, device.code.limits)
     _check_port_shape(where, port.shape, device)
 

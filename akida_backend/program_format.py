@@ -39,7 +39,7 @@ may refuse any other arrangement.
       8  uint32    height
      12  uint32    width
      16  uint32    channels
-     20  uint8     bits, 4, 8 or 32
+     20  uint8     bits, 1, 2, 4, 8 or 32
      21  uint8     signed, 0 or 1
      22  uint8     zero point
      23  uint8     parts: 1, or 2 in an input whose host values take two codes
@@ -47,20 +47,23 @@ may refuse any other arrangement.
 
     Layer, 176 bytes each, L of them behind the tensors
       0  uint32    kind: 1 InputConv2D, 2 Conv2D, 3 DepthwiseConv2D, 4 Conv2DTranspose,
-                   5 DepthwiseConv2DTranspose, 6 Dense1D, 7 Add, 8 Concatenate
+                   5 DepthwiseConv2DTranspose, 6 Dense1D, 7 Add, 8 Concatenate;
+                   of Akida 1.0: 9 InputConvolutional, 10 Convolutional,
+                   11 SeparableConvolutional, 12 FullyConnected
       4  uint32    tensor read, at most the layer's own number
       8  uint32    second tensor read by Add and Concatenate; 2**32 - 1 for the others
-     12  uint8     weights bits, 4 or 8
-     13  uint8     output bits, 4, 8 or 32
-     14  uint8     activation: 0 none, 1 ReLU, 2 bounded ReLU, 3 look-up table
-     15  uint8     padding of InputConv2D: 0 Same, 1 Valid
+     12  uint8     weights bits, 4 or 8; of Akida 1.0 from 1 to 8
+     13  uint8     output bits, 4, 8 or 32; of Akida 1.0 1, 2, 4 or 32
+     14  uint8     activation: 0 none, 1 ReLU, 2 bounded ReLU, 3 look-up table, 4 steps
+     15  uint8     padding of InputConv2D and InputConvolutional: 0 Same, 1 Valid
      16  uint8     global average, 0 or 1
      17  uint8     pool: 0 none, 1 Same, 2 Valid
      18  2 bytes   zero
      20  uint32 x 2  stride: height, width
      28  uint32 x 2  pool size
      36  uint32 x 2  pool stride
-     44  uint32 x 4  axes of the weights: OHWI; depthwise 1HWC; Dense1D O, 1, 1, I
+     44  uint32 x 4  axes of the weights: OHWI; depthwise 1HWC, so of SeparableConvolutional;
+                   Dense1D and FullyConnected O, 1, 1, I
      60  int32     a shift
      64  int32     b shift
      68  int32     output shift of Add
@@ -77,6 +80,13 @@ may refuse any other arrangement.
     152  Ref       table                         int16 x 2048
     160  Ref       input shift                   uint8 per input channel
     168  Ref       padding value                 uint8 per input channel
+
+    The kinds of Akida 1.0 have other arrays in these places, the rest is absent:
+     88  Ref       threshold                     int32 per filter
+     96  Ref       step                          uint32 per filter
+    104  Ref       step shift                    uint8 per filter
+    112  Ref       pointwise weights             int8, filters x channels
+    168  Ref       padding value                 uint8, one
 
     Then texts and arrays: those of the program record, of every tensor, of every layer.
 """
@@ -96,19 +106,24 @@ from akida_backend.errors import ProgramError
 from akida_backend.graph import AnyArray, DType, Shape, Size2D
 from akida_backend.program import (
     Add,
+    Akida1Layer,
     Bias,
     Code,
     Concatenate,
     Conv2D,
     Conv2DTranspose,
+    Convolutional,
     Dense1D,
     DepthwiseConv2D,
     DepthwiseConv2DTranspose,
     DeviceTensor,
+    FullyConnected,
     InputConv2D,
+    InputConvolutional,
     InputPort,
     LayerActivation,
     LookUpTable,
+    MacLayer,
     MaxPool,
     NoActivation,
     OutputPort,
@@ -117,8 +132,10 @@ from akida_backend.program import (
     ProgramLayer,
     ReLU,
     Rescale,
+    SeparableConvolutional,
+    StepActivation,
 )
-from akida_backend.program_check import check_program, has_global_average, pool_of
+from akida_backend.program_check import check_program, has_global_average, padding_of, pool_of
 from akida_backend.sealed_bytes import ALIGNMENT, HEADER_BYTES, PROGRAM_MAGIC, SealedBytes
 
 FORMAT_VERSION: Final = 1
@@ -139,6 +156,10 @@ _KINDS: Final[tuple[type[ProgramLayer] | None, ...]] = (
     Dense1D,
     Add,
     Concatenate,
+    InputConvolutional,
+    Convolutional,
+    SeparableConvolutional,
+    FullyConnected,
 )
 _DTYPES: Final = (None, DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32)
 _PADDINGS: Final = (Padding.SAME, Padding.VALID)
@@ -251,12 +272,13 @@ def _tensor_record(tensor: DeviceTensor, heap: _Heap) -> bytes:
 def _layer_record(layer: ProgramLayer, numbers: Mapping[str, int], heap: _Heap) -> bytes:
     name = heap.text(layer.name)
     first, second, *_ = (*(numbers[tensor] for tensor in layer.inputs), _NO_TENSOR)
-    weights_bits = output_bits = padding = 0
+    weights_bits = output_bits = 0
+    padding = Padding.SAME
     axes: tuple[int, ...] = (0, 0, 0, 0)
     shifts = (0, 0, 0)
     stride = _NONE
     pool: MaxPool | None = None
-    activation: LayerActivation = NoActivation()
+    activation: LayerActivation | StepActivation = NoActivation()
     average = False
     input_shift = padding_value = None
     parameters: list[AnyArray | None] = [None] * 5
@@ -269,18 +291,21 @@ def _layer_record(layer: ProgramLayer, numbers: Mapping[str, int], heap: _Heap) 
         case _:
             weights_bits, output_bits = layer.weights_bits, layer.output_bits
             activation, pool = layer.activation, pool_of(layer)
-            average = has_global_average(layer)
+            average, padding = has_global_average(layer), padding_of(layer)
             axes = layer.weights.shape
-            bias, rescale = layer.bias, layer.rescale
-            parameters = [layer.weights, bias.value, bias.shift, rescale.multiplier, rescale.shift]
-    if isinstance(layer, InputConv2D | Conv2D | DepthwiseConv2D):
+            parameters = _own_arrays(layer)
+    if not isinstance(
+        layer,
+        Add | Concatenate | Dense1D | FullyConnected | Conv2DTranspose | DepthwiseConv2DTranspose,
+    ):
         stride = layer.stride
     if isinstance(layer, Conv2D | Dense1D):
         input_shift = layer.input_shift
     if isinstance(layer, InputConv2D):
-        padding = _PADDINGS.index(layer.padding)
         padding_value = layer.padding_value
-    if isinstance(layer, Dense1D):
+    if isinstance(layer, InputConvolutional):
+        padding_value = np.array([layer.padding_value], np.uint8)
+    if isinstance(layer, Dense1D | FullyConnected):
         filters, inputs = axes
         axes = (filters, 1, 1, inputs)
     kind, activation_arrays = _activation_fields(activation)
@@ -293,7 +318,7 @@ def _layer_record(layer: ProgramLayer, numbers: Mapping[str, int], heap: _Heap) 
         weights_bits,
         output_bits,
         kind,
-        padding,
+        _PADDINGS.index(padding),
         average,
         0 if pool is None else 1 + _PADDINGS.index(pool.padding),
         *(side for pair in (stride, size, step) for side in (pair.height, pair.width)),
@@ -304,11 +329,28 @@ def _layer_record(layer: ProgramLayer, numbers: Mapping[str, int], heap: _Heap) 
     )
 
 
-def _activation_fields(activation: LayerActivation) -> tuple[int, Sequence[AnyArray | None]]:
+def _own_arrays(layer: MacLayer) -> list[AnyArray | None]:
+    """The weights and the four arrays behind them."""
+    if not isinstance(layer, Akida1Layer):
+        bias, rescale = layer.bias, layer.rescale
+        return [layer.weights, bias.value, bias.shift, rescale.multiplier, rescale.shift]
+    pointwise = layer.pointwise_weights if isinstance(layer, SeparableConvolutional) else None
+    match layer.activation:
+        case NoActivation():
+            return [layer.weights, layer.threshold, None, None, pointwise]
+        case StepActivation(step, step_shift):
+            return [layer.weights, layer.threshold, step, step_shift, pointwise]
+
+
+def _activation_fields(
+    activation: LayerActivation | StepActivation,
+) -> tuple[int, Sequence[AnyArray | None]]:
     """Code of an activation and its five arrays."""
     match activation:
         case NoActivation():
             return 0, [None] * 5
+        case StepActivation():
+            return 4, [None] * 5
         case ReLU():
             bounded = activation.max_value is not None
             arrays = [activation.max_value, activation.max_value_shift, None, None, None]
@@ -486,6 +528,14 @@ class _Common(_Shared):
     output_bits: int
 
 
+class _Akida1Common(_Shared):
+    weights: NDArray[np.int8]
+    weights_bits: int
+    threshold: NDArray[np.int32]
+    activation: StepActivation | NoActivation
+    output_bits: int
+
+
 def _read_layer(
     number: int, record: _Fields, cursor: _Cursor, names: tuple[str, ...]
 ) -> ProgramLayer:
@@ -527,9 +577,39 @@ def _read_layer(
     weights = cursor.array(f"{where}, weights", own[0], np.int8)
     if weights.size != math.prod(axes):
         raise _damaged(f"{where}: {weights.size} weights for axes {axes}")
+    weights = weights.reshape((axes[0], -1) if kind in (Dense1D, FullyConnected) else axes)
+    if kind is not None and issubclass(kind, Akida1Layer):
+        common1 = _Akida1Common(
+            **shared,
+            weights=weights,
+            weights_bits=weights_bits,
+            threshold=cursor.array(f"{where}, threshold", own[1], np.int32),
+            activation=_read_steps(where, activation_kind, own[2], own[3], cursor),
+            output_bits=output_bits,
+        )
+        if kind is FullyConnected:
+            return FullyConnected(**common1)
+        if kind is Convolutional:
+            return Convolutional(**common1, stride=stride, pool=pool, global_average=average)
+        if kind is SeparableConvolutional:
+            pointwise = cursor.array(f"{where}, pointwise weights", own[4], np.int8)
+            if len(pointwise) % axes[3]:
+                raise _damaged(f"{where}: {len(pointwise)} pointwise weights for axes {axes}")
+            return SeparableConvolutional(
+                **common1,
+                pointwise_weights=pointwise.reshape(-1, axes[3]),
+                stride=stride,
+                pool=pool,
+                global_average=average,
+            )
+        record.ref()
+        value = cursor.array(f"{where}, padding value", record.ref(), np.uint8)
+        return InputConvolutional(
+            **common1, stride=stride, padding=padding, padding_value=int(value[0]), pool=pool
+        )
     common = _Common(
         **shared,
-        weights=weights.reshape((axes[0], -1) if kind is Dense1D else axes),
+        weights=weights,
         weights_bits=weights_bits,
         bias=Bias(
             cursor.array(f"{where}, bias value", own[1], np.int8),
@@ -557,6 +637,21 @@ def _read_layer(
     if kind is Conv2DTranspose:
         return Conv2DTranspose(**common)
     return DepthwiseConv2DTranspose(**common)
+
+
+def _read_steps(
+    where: str, kind: int, step: Ref, shift: Ref, cursor: _Cursor
+) -> StepActivation | NoActivation:
+    match kind:
+        case 0:
+            return NoActivation()
+        case 4:
+            return StepActivation(
+                cursor.array(f"{where}, step", step, np.uint32),
+                cursor.array(f"{where}, step shift", shift, np.uint8),
+            )
+        case _:
+            raise _damaged(f"{where}, activation: {kind} is none of Akida 1.0")
 
 
 def _read_pool(where: str, kind: int, size: Size2D, stride: Size2D) -> MaxPool | None:

@@ -294,8 +294,18 @@ def placed_line(plan: Plan) -> str:
     count = len(plan.programs)
     return (
         f"On the device: {placed} of {len(plan.placement)} operations, {share}, in {count} "
-        f"partition{'' if count == 1 else 's'}; {NOT_CHECKED}."
+        f"partition{'' if count == 1 else 's'}{_multiplication(plan)}; {NOT_CHECKED}."
     )
+
+
+def _multiplication(plan: Plan) -> str:
+    """How many more MACs Akida 1.0 takes, whose missing layers larger ones stand in for."""
+    segments = [segment for segment in plan.segments if isinstance(segment, DeviceSegment)]
+    taken = sum(segment.device_macs for segment in segments)
+    source = sum(segment.source_macs for segment in segments)
+    if plan.device.generation > 1 or taken <= source or not source:
+        return ""
+    return f", which take {taken:,} device MACs, {taken / source:.1f} times the source's"
 
 
 def short_name(name: str) -> str:
@@ -389,7 +399,7 @@ def comparison_document(result: Json) -> Document:
         Lines(
             (
                 f"Data: {data['origin']}. Device: {result['device']}, "
-                f"emulation {result['results'][-1]['emulation']}. "
+                f"emulation {result['results'][2]['emulation']}. "
                 f"Host: {result['host']}.",
                 f"Compared on '{short_name(result['tensor'])}', in real units; 'as received': on "
                 f"the output '{short_name(result['output'])}' itself.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host operations in an installed TFLite runtime's kernels.
+"""Host operations in an installed runtime's kernels: of TFLite models here, of ONNX in onnx_host.
 
 The interpreter gets the model's own bytes with the main subgraph cut down to the wanted
 operators, so that every operator keeps its options, constants and subgraphs as they are.
@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from akida_backend import onnx_host
 from akida_backend.errors import UnsupportedOperationError
 from akida_backend.graph import AnyArray, Graph, Opaque, Operation
 from akida_backend.importers.tflite_file import read_file
@@ -66,7 +67,10 @@ def works_with_numpy(module: str) -> bool:
 
 def host_name(graph: Graph, host: Host) -> str:
     """Who executes host operations, for reports."""
-    runtime = installed_runtime()
+    runtime: object = installed_runtime()
+    if graph.format == "onnx":
+        version = onnx_host.runtime_version()
+        runtime = None if version is None else f"onnxruntime {version}"
     if host == "runtime":
         return str(runtime or "no runtime installed")
     if any(isinstance(op, Opaque) for op in graph.operations):
@@ -86,7 +90,11 @@ _FILE_FORMS: WeakKeyDictionary[Graph, Mapping[Operation, _FileForm]] = WeakKeyDi
 
 
 def has_runtime_form(graph: Graph, op: Operation) -> bool:
-    """Whether the operation is one operator of a TFLite file, unchanged by rewrites."""
+    """Whether the operation is one operator of a TFLite file, or nodes of an ONNX file, unchanged
+    by rewrites.
+    """
+    if graph.format == "onnx":
+        return onnx_host.has_form(graph, op)
     return op in _file_forms(graph)
 
 
@@ -131,6 +139,8 @@ def run_in_runtime(
     Raises:
         UnsupportedOperationError: No runtime is installed, or it cannot run them.
     """
+    if graph.format == "onnx":
+        return onnx_host.run(graph, operations, values)
     first = operations[0].location
     if not all(has_runtime_form(graph, op) for op in operations):
         raise UnsupportedOperationError(
@@ -231,6 +241,12 @@ def _extract(
     indices = [op.location.index for op in operations]
     content = _cut(graph.source, indices, tuple(inputs), tuple(outputs))
     return content, tuple(inputs.values()), tuple(outputs.values())
+
+
+def with_outputs(source: bytes, outputs: Sequence[int]) -> bytes:
+    """The same file with other tensors of the main subgraph as its outputs."""
+    file = read_file(source, "model")
+    return _cut(source, range(len(file.operators)), file.inputs, outputs)
 
 
 def _cut(

@@ -120,7 +120,7 @@ def _lower(
         if tuner is not None:
             lowered = tuner.tune(candidate, lowered, context, lower)
         inputs = tuple(canonical.get(n, n) for n in lowered.layer.inputs)
-        label = _unused(lowered.layer.name, {layer.name for layer in layers})
+        label = unused_name(lowered.layer.name, {layer.name for layer in layers})
         layers.append(dataclasses.replace(lowered.layer, name=label, inputs=inputs))
         output_scale = lowered.output_scale
         if lowered.output_scale is not None:
@@ -188,7 +188,7 @@ def device_tensor(graph: Graph, name: str, code: Code) -> DeviceTensor:
     return DeviceTensor(name, (height, width, channels * code.parts), code)
 
 
-def _unused(wanted: str, taken: Collection[str]) -> str:
+def unused_name(wanted: str, taken: Collection[str]) -> str:
     """`wanted`, numbered where an operation became several layers."""
     numbered = (f"{wanted}.{number}" for number in itertools.count(1))
     return next(name for name in itertools.chain([wanted], numbered) if name not in taken)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from akida_backend.calibration_data import stored_feeds
 from akida_backend.compiled import compiled
 from akida_backend.errors import InputError
@@ -18,6 +20,9 @@ from akida_backend.plan import Plan
 from akida_backend.runtime_host import host_name
 
 _TYPES: Final[Mapping[DType, str]] = {DType.FLOAT32: "float", DType.FLOAT64: "double"}
+
+
+_WHOLE_TYPES: Final = (DType.INT8, DType.UINT8, DType.INT16)  # every value is a stored one
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class InferenceSession:
     ) -> None:
         self._plan = compiled(model, device, options)
         self._executor = Executor(self._plan)
+        self._stored_forms = _stored_forms(self._plan.graph)
 
     @property
     def plan(self) -> Plan:
@@ -95,13 +101,49 @@ class InferenceSession:
             InputError: An unknown name, or data that does not fit.
             UnsupportedOperationError: An operation needs a runtime that is not installed.
         """
-        graph = self._plan.graph
-        names = graph.outputs if output_names is None else tuple(output_names)
-        for name in names:
-            if name not in graph.outputs:
-                raise InputError(unknown("output", name, graph.outputs))
-        values = self._executor.run(stored_feeds(graph, input_feed)).values
+        names = self._plan.graph.outputs
+        if output_names is not None:
+            names = _names(output_names, names)
+        values = self._executor.run(self._feeds(input_feed)).values
         return [values[name] for name in names]
+
+    def _feeds(self, given: object) -> Mapping[str, AnyArray]:
+        if not isinstance(given, Mapping):
+            wanted = ", ".join(map(repr, self._plan.graph.inputs))
+            raise InputError(
+                f"input_feed needs arrays by name of the input, such as {{{wanted}: array}}; "
+                f"found {type(given).__name__}"
+            )
+        forms = self._stored_forms
+        if given.keys() == forms.keys() and all(
+            type(array) is np.ndarray
+            and array.dtype == dtype
+            and array.shape[1:] == shape
+            and array.shape
+            for array, (dtype, shape) in ((given[name], form) for name, form in forms.items())
+        ):
+            return given
+        return stored_feeds(self._plan.graph, given)
+
+
+def _names(chosen: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(chosen, str):
+        raise InputError(f"output_names needs a list of names, found the text '{chosen}'")
+    for name in chosen:
+        if name not in known:
+            raise InputError(unknown("output", str(name), known))
+    return tuple(chosen)
+
+
+def _stored_forms(graph: Graph) -> Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+    """Type and shape behind the batch of arrays that run as they are, by input.
+
+    Empty where any input needs a closer look: a fixed batch, values that may not fit their type.
+    """
+    tensors = [graph.tensors[name] for name in graph.inputs]
+    if graph.batch is not None or not all(t.dtype in _WHOLE_TYPES and t.shape for t in tensors):
+        return {}
+    return {t.name: (t.dtype.numpy, tuple(side or 1 for side in t.shape[1:])) for t in tensors}
 
 
 def _node_arg(tensor: Tensor) -> NodeArg:

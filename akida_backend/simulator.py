@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from akida_backend import akida1_arithmetic
 from akida_backend.akida_arithmetic import (
     Integers,
     activate,
@@ -31,22 +32,28 @@ from akida_backend.program import (
     Concatenate,
     Conv2D,
     Conv2DTranspose,
-    ConvolutionLayer,
+    Convolutional,
     Dense1D,
     DepthwiseConv2D,
     DepthwiseConv2DTranspose,
+    FullyConnected,
     InputConv2D,
+    InputConvolutional,
     InputPort,
+    MacLayer,
     MaxPool,
     Padding,
     Program,
     ProgramLayer,
+    SeparableConvolutional,
     same_pads,
 )
 from akida_backend.program_check import (
+    IMAGE_LAYERS,
     accumulator_size,
     check_program,
     has_global_average,
+    padding_of,
     pool_of,
 )
 
@@ -148,8 +155,10 @@ class Simulator:
             return 32 * math.prod(tensors[layer.output].shape)
         height, width, filters = accumulator_size(layer, shapes[0])
         columns = 0
-        if isinstance(layer, InputConv2D | Conv2D):
+        if isinstance(layer, InputConv2D | Conv2D | InputConvolutional | Convolutional):
             columns = height * width * math.prod(layer.weights.shape[1:])
+        elif isinstance(layer, SeparableConvolutional):
+            columns = 2 * height * width * layer.weights.shape[-1]
         elif isinstance(layer, Conv2DTranspose):
             columns = math.prod(shapes[0][:2]) * filters
         return 8 * (columns + 2 * math.prod(shapes[0]) + 3 * height * width * filters)
@@ -172,6 +181,16 @@ def run_layer(
             a, b = operands
             values = aligned_sum(a, b, layer.a_shift, layer.b_shift)
             values = activate(values, layer.activation)
+        case InputConvolutional() | Convolutional() | SeparableConvolutional() | FullyConnected():
+            (x,) = operands
+            values = _accumulate(layer, x, _float_weights(layer) if weights is None else weights)
+            pool = pool_of(layer)
+            if pool is not None:
+                values = _max_pool(values, pool)
+            if has_global_average(layer):
+                values = values.sum(axis=(1, 2), keepdims=True)
+            values = akida1_arithmetic.above_threshold(values, layer.threshold)
+            return akida1_arithmetic.activate(values, layer.activation, layer.output_bits)
         case _:
             (x,) = operands
             values = _accumulate(layer, x, _float_weights(layer) if weights is None else weights)
@@ -214,19 +233,28 @@ def encode_input(program: Program, x: AnyArray) -> NDArray[np.int16]:
     """
     port = program.input
     if x.dtype != port.dtype.numpy or x.ndim != len(port.shape) or x.shape[1:] != port.shape[1:]:
-        raise InputError(
-            f"input '{port.tensor}' of program '{program.name}': needs {port.dtype.value} of "
-            f"shape (batch, {', '.join(map(str, port.shape[1:]))}), found {x.dtype} of {x.shape}"
-        )
+        raise wrong_input(program.name, port, x)
     return encode(port, x, program.tensors[port.device].shape)
+
+
+def wrong_input(name: str, port: InputPort, x: AnyArray) -> InputError:
+    """What `x` should be at a port of the program of that name."""
+    return InputError(
+        f"input '{port.tensor}' of program '{name}': needs {port.dtype.value} of "
+        f"shape (batch, {', '.join(map(str, port.shape[1:]))}), found {x.dtype} of {x.shape}"
+    )
 
 
 def encode(port: InputPort, x: AnyArray, shape: tuple[int, int, int]) -> NDArray[np.int16]:
     """Device codes of host integers, as a map of `shape` per sample."""
     lowest, _ = port.dtype.code_range
     height, width, channels = shape
-    index = x.astype(np.intp).reshape(len(x), height, width, channels // port.parts) - lowest
-    tables = port.recode.reshape(port.parts, 256)
+    stored = math.prod(side for side in port.shape[1:] if side is not None) // (height * width)
+    index = x.astype(np.intp).reshape(len(x), height, width, stored) - lowest
+    tables = port.recode.reshape(-1, 256)
+    if len(tables) == channels:
+        copies = [index] * (channels // stored)
+        return tables[np.arange(channels), np.concatenate(copies, axis=-1)]
     return np.concatenate([table[index] for table in tables], axis=-1)
 
 
@@ -242,44 +270,51 @@ def decode_output(program: Program, codes: NDArray[np.integer]) -> AnyArray:
     return stored.reshape(len(codes), *sides)
 
 
-def _float_weights(layer: ConvolutionLayer) -> Floats:
+def _float_weights(layer: MacLayer) -> Floats:
     """Weights in the layout `_accumulate` multiplies by, input shifts multiplied in.
 
-    Convolutions and Dense1D: (taps * inputs, filters). Transposed: (height, width, inputs,
-    filters). Depthwise: (height, width, channels).
+    Convolutions and dense layers: (taps * inputs, filters). Transposed: (height, width, inputs,
+    filters). Depthwise, and that half of a separable layer: (height, width, channels).
     """
     weights = layer.weights.astype(np.int64)
     if isinstance(layer, Conv2D | Dense1D) and layer.input_shift is not None:
         weights = left_shifted(weights, layer.input_shift)
     match layer:
-        case InputConv2D() | Conv2D() | Dense1D():
+        case (
+            InputConv2D()
+            | Conv2D()
+            | Dense1D()
+            | InputConvolutional()
+            | Convolutional()
+            | FullyConnected()
+        ):
             filters, *_ = weights.shape
             weights = weights.reshape(filters, -1).T
         case Conv2DTranspose():
             weights = weights.transpose(1, 2, 3, 0)
-        case DepthwiseConv2D() | DepthwiseConv2DTranspose():
+        case DepthwiseConv2D() | DepthwiseConv2DTranspose() | SeparableConvolutional():
             (weights,) = weights
     return np.ascontiguousarray(weights, np.float64)
 
 
-def _accumulate(layer: ConvolutionLayer, x: Integers, weights: Floats) -> Integers:
+def _accumulate(layer: MacLayer, x: Integers, weights: Floats) -> Integers:
     """``sum(w * x)`` per output position and filter, (batch, height, width, filters)."""
     batch, height, width, channels = x.shape
     size = Size2D(height, width)
     out_height, out_width, filters = accumulator_size(layer, (height, width, channels))
     match layer:
-        case InputConv2D() | Conv2D():
+        case InputConv2D() | Conv2D() | InputConvolutional() | Convolutional():
             _, kernel_height, kernel_width, _ = layer.weights.shape
             kernel = Size2D(kernel_height, kernel_width)
-            valid = isinstance(layer, InputConv2D) and layer.padding is Padding.VALID
+            valid = padding_of(layer) is Padding.VALID
             pads = NO_PADS if valid else same_pads(size, kernel, layer.stride)
-            border = layer.padding_value if isinstance(layer, InputConv2D) else 0
+            border = layer.padding_value if isinstance(layer, IMAGE_LAYERS) else 0
             padded = _padded(x, pads, border)
             columns = _windows(padded, kernel, layer.stride).reshape(-1, weights.shape[0])
             sums = columns @ weights
-        case Dense1D():
+        case Dense1D() | FullyConnected():
             sums = x.reshape(batch, -1).astype(np.float64) @ weights
-        case DepthwiseConv2D():
+        case DepthwiseConv2D() | SeparableConvolutional():
             kernel_height, kernel_width, _ = weights.shape
             kernel = Size2D(kernel_height, kernel_width)
             padded = _padded(x, same_pads(size, kernel, layer.stride), 0)
@@ -287,6 +322,8 @@ def _accumulate(layer: ConvolutionLayer, x: Integers, weights: Floats) -> Intege
             sums = np.zeros((batch, out_height, out_width, channels))
             for row, column in np.ndindex(kernel_height, kernel_width):
                 sums += windows[:, :, :, row, column] * weights[row, column]
+            if isinstance(layer, SeparableConvolutional):
+                sums = sums @ layer.pointwise_weights.T.astype(np.float64)
         case Conv2DTranspose() | DepthwiseConv2DTranspose():
             kernel_height, kernel_width, *_ = weights.shape
             full = np.zeros(

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from akida_backend.compiler import SUPPORTED_GENERATION
 from akida_backend.constraints import Decides, LayerType, Rule, own_rules, rules_of
 from akida_backend.devices import Device, devices
 from akida_backend.document import Block, Document, Heading, Lines, Table, markdown
@@ -18,6 +17,8 @@ from akida_backend.report import NOT_CHECKED, SCHEMA_VERSION, Json
 from akida_backend.rewrites import ALL_REWRITES
 from akida_backend.spec import OpSpec
 
+PAGE_GENERATION = 2  # what SUPPORTED_OPS.md speaks of
+
 
 def operators_of(spec: OpSpec[Any]) -> tuple[str, ...]:
     """Operators of TFLite files an operation stands for: the first words of its module."""
@@ -26,6 +27,11 @@ def operators_of(spec: OpSpec[Any]) -> tuple[str, ...]:
     function = spec.reference or spec.candidate
     first_line = (sys.modules[function.__module__].__doc__ or "").partition(":")[0]
     return tuple(re.findall(r"\b[A-Z][A-Z0-9_]+\b", first_line))
+
+
+def layers_of(spec: OpSpec[Any], device: Device) -> tuple[LayerType, ...]:
+    """Layer types of the device's generation that an operation can become or join."""
+    return tuple(layer for layer in spec.layers if layer.generation in (None, device.generation))
 
 
 def layer_rules(device: Device, layer: LayerType) -> tuple[Rule, ...]:
@@ -48,10 +54,10 @@ def operations_json(device: Device) -> Json:
             {
                 "operation": spec.op_type.__name__,
                 "operators": list(operators_of(spec)),
-                "layers": list(spec.layers),
+                "layers": list(layers_of(spec, device)),
                 "placement": _placement(spec),
                 "rules": sorted(
-                    {r.id for layer in spec.layers for r in layer_rules(device, layer)}
+                    {r.id for layer in layers_of(spec, device) for r in layer_rules(device, layer)}
                 ),
             }
             for spec in ALL_SPECS
@@ -65,9 +71,7 @@ def operations_json(device: Device) -> Json:
 
 def operations_document(device: Device) -> Document:
     """Operators, rewrites, and every rule that decides placement."""
-    if device.generation != SUPPORTED_GENERATION:
-        return [Lines((f"{device.name}: this version does not compile for Akida 1.0 yet.",))]
-    layers = dict.fromkeys(layer for spec in ALL_SPECS for layer in spec.layers)
+    layers = dict.fromkeys(layer for spec in ALL_SPECS for layer in layers_of(spec, device))
     blocks: list[Block] = [
         Heading(f"Operators on {device.title}"),
         Lines(
@@ -77,7 +81,7 @@ def operations_document(device: Device) -> Document:
                 f"A placement is about operations and layers: {NOT_CHECKED}.",
             )
         ),
-        _operators(),
+        _operators(device),
         Heading("Rewrites"),
         Lines(
             (
@@ -110,7 +114,7 @@ def operations_document(device: Device) -> Document:
 
 def supported_operations_page() -> str:
     """SUPPORTED_OPS.md."""
-    covered = [device for device in devices() if device.generation == SUPPORTED_GENERATION]
+    covered = [device for device in devices() if device.generation == PAGE_GENERATION]
     names = ", ".join(f"`{device.name}`" for device in covered)
     return (
         "# Supported operators\n\n"
@@ -122,11 +126,11 @@ def supported_operations_page() -> str:
     )
 
 
-def _operators() -> Table:
+def _operators(device: Device) -> Table:
     rows = tuple(
         (
             ", ".join(operators_of(spec)) or "all others",
-            ", ".join(spec.layers) or "none",
+            ", ".join(layers_of(spec, device)) or "none",
             _placement(spec),
         )
         for spec in ALL_SPECS

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Final
 
-import flatbuffers
 import numpy as np
 import tflite
 
@@ -69,9 +68,18 @@ from akida_backend.graph import (
     TransposeConv2D,
     Unpack,
 )
+from akida_backend.importers.tflite_file import TfliteFile, read_file
+from akida_backend.program import Program
+from akida_backend.program_format import program_to_bytes
+from akida_backend.tflite_records import (
+    FileRecord,
+    OperatorRecord,
+    TensorRecord,
+    Value,
+    copied_operator,
+)
 
-# The data of constants starts at multiples of this, which the runtimes' vector loads want.
-_DATA_ALIGNMENT = 16
+PROGRAM_OPERATOR: Final = "akida-program"
 
 _TENSOR_TYPES: Mapping[DType, int] = {
     DType.INT4: tflite.TensorType.INT4,
@@ -97,13 +105,21 @@ _ACTIVATIONS: Mapping[Activation, int] = {
 }
 
 
-def write_tflite(graph: Graph) -> bytes:
+def write_tflite(graph: Graph, steps: Sequence[Operation | Program] | None = None) -> bytes:
     """Return `graph` as a TFLite file of one subgraph.
+
+    An opaque operation is copied from the file the graph was imported from.
+
+    Args:
+        graph: Tensors, inputs and outputs.
+        steps: Instead of the graph's operations: some of them, and programs for the others, in
+            the order they run. A program becomes a custom operator `PROGRAM_OPERATOR` whose
+            options are its bytes.
 
     Raises:
         InputError: An operation, its pads or a tensor's type has no TFLite form.
     """
-    return _Writer(graph).write()
+    return _Writer(graph, graph.operations if steps is None else steps).write()
 
 
 def same_pads(size: Size2D, window: Size2D, stride: Size2D, dilation: Size2D) -> Pads:
@@ -121,63 +137,64 @@ def same_pads(size: Size2D, window: Size2D, stride: Size2D, dilation: Size2D) ->
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """An operation as TFLite spells it; `table` names its options table, "" for none."""
+    """An operation as TFLite spells it; `table` names its options table, "" for none.
 
-    code: str
-    inputs: Sequence[str]
+    Inputs that are left out are None.
+    """
+
+    code: str | int
+    inputs: Sequence[str | None]
     outputs: Sequence[str]
     table: str = ""
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Value] = field(default_factory=dict)
     version: int = 1
+    intermediates: Sequence[str] = ()
+    custom_name: str = ""
+    custom_options: bytes = b""
 
 
 class _Writer:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, steps: Sequence[Operation | Program]) -> None:
         self._graph = graph
-        used = {name for op in graph.operations for name in op.inputs + op.outputs}
-        used.update(graph.inputs + graph.outputs)
+        self._steps = steps
+        used = {*graph.inputs, *graph.outputs}
+        for step in steps:
+            used.update(_ends(step))
         self._tensors = {name: t for name, t in graph.tensors.items() if name in used}
+        self._variables: set[str] = set()
+        self._file: TfliteFile | None = None
 
     def write(self) -> bytes:
-        forms = [self._form(op) for op in self._graph.operations]
-        codes = {key: i for i, key in enumerate(dict.fromkeys((f.code, f.version) for f in forms))}
+        forms = [
+            _program_form(step) if isinstance(step, Program) else self._form(step)
+            for step in self._steps
+        ]
         positions = {name: i for i, name in enumerate(self._tensors)}
-        constants = [name for name, tensor in self._tensors.items() if tensor.is_constant]
-        buffers = {name: i for i, name in enumerate(constants, start=1)}
-
-        builder = flatbuffers.Builder(1024)
-        data = [_table(builder, "Buffer")]  # buffer 0 is empty by convention
-        for name in constants:
-            content = _data_vector(builder, _encode(self._tensors[name]))
-            data.append(_table(builder, "Buffer", Data=content))
-        tensors = [
-            _tensor_table(builder, tensor, buffers.get(name, 0))
-            for name, tensor in self._tensors.items()
-        ]
-        operators = [
-            _operator_table(builder, form, codes[form.code, form.version], positions)
-            for form in forms
-        ]
-        subgraph = _table(
-            builder,
-            "SubGraph",
-            Tensors=_offset_vector(builder, tensors),
-            Inputs=_vector(builder, np.int32, [positions[n] for n in self._graph.inputs]),
-            Outputs=_vector(builder, np.int32, [positions[n] for n in self._graph.outputs]),
-            Operators=_offset_vector(builder, operators),
-            Name=builder.CreateString("main"),
+        record = FileRecord(
+            tensors=[
+                _tensor_record(tensor, is_variable=name in self._variables)
+                for name, tensor in self._tensors.items()
+            ],
+            operators=[
+                OperatorRecord(
+                    code=form.code
+                    if isinstance(form.code, int)
+                    else getattr(tflite.BuiltinOperator, form.code),
+                    inputs=[-1 if name is None else positions[name] for name in form.inputs],
+                    outputs=[positions[name] for name in form.outputs],
+                    intermediates=[positions[name] for name in form.intermediates],
+                    table=form.table,
+                    options=form.options,
+                    version=form.version,
+                    custom_name=form.custom_name,
+                    custom_options=form.custom_options,
+                )
+                for form in forms
+            ],
+            inputs=[positions[name] for name in self._graph.inputs],
+            outputs=[positions[name] for name in self._graph.outputs],
         )
-        model = _table(
-            builder,
-            "Model",
-            Version=3,
-            OperatorCodes=_offset_vector(builder, [_code_table(builder, *key) for key in codes]),
-            Subgraphs=_offset_vector(builder, [subgraph]),
-            Description=builder.CreateString("written by akida-backend"),
-            Buffers=_offset_vector(builder, data),
-        )
-        builder.Finish(model, file_identifier=b"TFL3")
-        return bytes(builder.Output())
+        return record.to_bytes()
 
     def _constant(self, owner: str, role: str, values: AnyArray, like: Tensor | None = None) -> str:
         """Add a constant that only the file needs; `like` lends type and quantization."""
@@ -307,10 +324,39 @@ class _Writer:
             case ResizeNearest() | ResizeBilinear():
                 return self._resize(op)
             case Opaque():
-                raise InputError(
-                    f"{op.location}: an operator without meaning here cannot be written\n"
-                    "  Keep the original file for it."
-                )
+                return self._opaque(op)
+
+    def _opaque(self, op: Opaque) -> _Form:
+        """The operator of the file, with its working memory and its state."""
+        if not self._graph.source or self._graph.format != "tflite":
+            raise InputError(
+                f"{op.location}: an operator without meaning here cannot be written without the "
+                "file it was read from\n  Keep the original file for it."
+            )
+        if self._file is None:
+            self._file = read_file(self._graph.source, self._graph.name)
+        file = self._file
+        copied = copied_operator(file.operators[op.location.index], self._graph.source)
+        names: dict[int, str] = {}
+        for position in (*copied.inputs, *copied.intermediates):
+            if position < 0:
+                continue
+            entry = file.tensors[position]
+            names[position] = entry.tensor.name
+            if entry.is_variable:
+                self._variables.add(entry.tensor.name)
+            self._tensors.setdefault(entry.tensor.name, entry.tensor)
+        return _Form(
+            code=copied.code,
+            inputs=[names.get(position) for position in copied.inputs],
+            outputs=op.outputs,
+            table=copied.table,
+            options=copied.options,
+            version=copied.version,
+            intermediates=[names[position] for position in copied.intermediates],
+            custom_name=copied.custom_name,
+            custom_options=copied.custom_options,
+        )
 
     def _plain(
         self,
@@ -588,86 +634,34 @@ def _encode(tensor: Tensor) -> bytes:
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-# The FlatBuffers side. The generated modules are untyped, hence Any for the builder.
+def _ends(step: Operation | Program) -> tuple[str, ...]:
+    """Tensors a step reads and writes."""
+    if isinstance(step, Program):
+        return step.input.tensor, step.output.tensor
+    return step.inputs + step.outputs
 
 
-def _table(builder: Any, name: str, **fields: float) -> int:  # noqa: ANN401
-    """Write table `name`; fields are spelled as in the generated ``<Table>Add<Field>``."""
-    getattr(tflite, f"{name}Start")(builder)
-    for key, value in fields.items():
-        getattr(tflite, f"{name}Add{key}")(builder, value)
-    offset: int = getattr(tflite, f"{name}End")(builder)
-    return offset
+def _program_form(program: Program) -> _Form:
+    return _Form(
+        code="CUSTOM",
+        inputs=[program.input.tensor],
+        outputs=[program.output.tensor],
+        custom_name=PROGRAM_OPERATOR,
+        custom_options=program_to_bytes(program),
+    )
 
 
-def _vector(builder: Any, dtype: type[np.generic], values: object) -> int:  # noqa: ANN401
-    offset: int = builder.CreateNumpyVector(np.array(values, dtype))
-    return offset
-
-
-def _offset_vector(builder: Any, offsets: Sequence[int]) -> int:  # noqa: ANN401
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    end: int = builder.EndVector()
-    return end
-
-
-def _data_vector(builder: Any, content: bytes) -> int:  # noqa: ANN401
-    builder.StartVector(1, len(content), _DATA_ALIGNMENT)
-    start = builder.Head() - len(content)
-    builder.head = start
-    builder.Bytes[start : start + len(content)] = content
-    end: int = builder.EndVector()
-    return end
-
-
-def _tensor_table(builder: Any, tensor: Tensor, buffer: int) -> int:  # noqa: ANN401
-    fields = {
-        "Shape": _vector(builder, np.int32, _written(tensor.shape)),
-        "Type": _TENSOR_TYPES[_writable(tensor)],
-        "Buffer": buffer,
-        "Name": builder.CreateString(tensor.name),
-        "HasRank": True,
-    }
-    if None in tensor.shape:
-        signature = [-1 if length is None else length for length in tensor.shape]
-        fields["ShapeSignature"] = _vector(builder, np.int32, signature)
-    if tensor.quantization is not None:
-        fields["Quantization"] = _table(
-            builder,
-            "QuantizationParameters",
-            Scale=_vector(builder, np.float32, tensor.quantization.scale),
-            ZeroPoint=_vector(builder, np.int64, tensor.quantization.zero_point),
-            QuantizedDimension=tensor.quantization.axis or 0,
-        )
-    return _table(builder, "Tensor", **fields)
-
-
-def _operator_table(
-    builder: Any,  # noqa: ANN401
-    form: _Form,
-    code: int,
-    positions: Mapping[str, int],
-) -> int:
-    fields = {
-        "OpcodeIndex": code,
-        "Inputs": _vector(builder, np.int32, [positions[name] for name in form.inputs]),
-        "Outputs": _vector(builder, np.int32, [positions[name] for name in form.outputs]),
-    }
-    if form.table:
-        fields["BuiltinOptions"] = _table(builder, form.table, **form.options)
-        fields["BuiltinOptionsType"] = getattr(tflite.BuiltinOptions, form.table)
-    return _table(builder, "Operator", **fields)
-
-
-def _code_table(builder: Any, name: str, version: int) -> int:  # noqa: ANN401
-    code: int = getattr(tflite.BuiltinOperator, name)
-    # Readers older than builtin_code read the byte-sized field and skip codes from 127 on.
-    return _table(
-        builder,
-        "OperatorCode",
-        DeprecatedBuiltinCode=min(code, 127),
-        Version=version,
-        BuiltinCode=code,
+def _tensor_record(tensor: Tensor, *, is_variable: bool = False) -> TensorRecord:
+    signature = [-1 if length is None else length for length in tensor.shape]
+    scales = tensor.quantization
+    return TensorRecord(
+        name=tensor.name,
+        type=_TENSOR_TYPES[_writable(tensor)],
+        shape=_written(tensor.shape),
+        signature=signature if None in tensor.shape else None,
+        scale=() if scales is None else scales.scale.tolist(),
+        zero_point=() if scales is None else scales.zero_point.tolist(),
+        axis=0 if scales is None else scales.axis or 0,
+        data=_encode(tensor) if tensor.is_constant else None,
+        is_variable=is_variable,
     )

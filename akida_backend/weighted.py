@@ -103,7 +103,8 @@ def weighted_sum(
             sums = accumulate(centred(part, x, dtype), exact_weights).astype(np.int64)
             if bias is not None:
                 sums += bias.astype(np.int64)
-            return stored(requantize(sums, factor, env.arithmetic), output, op.activation)
+            whole = requantize(sums, factor, env.arithmetic)
+            return stored(whole, output, op.activation, env.arithmetic)
 
     parts = [compute(values[part]) for part in chunks(len(values), temporary_values)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

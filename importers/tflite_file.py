@@ -355,7 +355,7 @@ class _Reader:
             if key not in self._unpacked:
                 if not self._budget.memory.take(4 * raw.size):
                     raise table.error("Buffer", "unpacking its data takes too much memory")
-                self._unpacked[key] = _unpack(raw, dtype)
+                self._unpacked[key] = unpack(raw, dtype)
             return self._unpacked[key][: math.prod(shape)].reshape(shape)
         values: AnyArray = raw.view(dtype.numpy.newbyteorder("<"))
         return values.astype(dtype.numpy, copy=False).reshape(shape)
@@ -512,7 +512,7 @@ def byte_count(dtype: DType, shape: tuple[int, ...]) -> int:
             return count * dtype.numpy.itemsize
 
 
-def _unpack(raw: NDArray[np.uint8], dtype: DType) -> AnyArray:
+def unpack(raw: NDArray[np.uint8], dtype: DType) -> AnyArray:
     """Values of types that numpy has no form for; a filler may follow 4-bit ones."""
     if dtype is DType.BFLOAT16:  # the upper half of a float32
         halves: NDArray[np.uint16] = raw.view("<u2")

@@ -5,7 +5,7 @@
 scale is twice the larger input scale. NumPy broadcasting.
 
 Source:
-    TFLite ``reference_integer_ops::Add``, add.cc ``PrepareGeneral``.
+    TFLite ``reference_integer_ops::Add``, add.cc ``PrepareGeneral``. ONNX: QLinearAdd.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from akida_backend.arithmetic import runs_in_codes, through_reals
+from akida_backend import onnx_kernels
+from akida_backend.arithmetic import code_bounds, one_code_type, runs_in_codes, through_reals
 from akida_backend.candidate import (
     Candidate,
     Match,
@@ -38,8 +39,12 @@ from akida_backend.spec import OpSpec
 
 def reference(op: Add, env: Environment) -> tuple[AnyArray, ...]:
     a, b, y = (env.tensor(name) for name in (op.a, op.b, op.output))
-    if runs_in_codes(op, a, b, y) and env.arithmetic is not Arithmetic.ONNX:
-        return (quantized_sum(op, env, sign_of_b=1),)
+    if runs_in_codes(op, a, b, y):
+        if env.arithmetic is not Arithmetic.ONNX:
+            return (quantized_sum(op, env, sign_of_b=1),)
+        if one_code_type(a, b, y):
+            total = onnx_kernels.add(env.value(op.a), env.value(op.b), (a, b), y)
+            return (np.clip(total, *code_bounds(y, op.activation, env.arithmetic)),)
     return (through_reals(env, (op.a, op.b), y, np.add, op.activation),)
 
 

@@ -22,6 +22,8 @@ from akida_backend.candidate import (
     constant_parameters,
     convolution_candidate,
     device_shape,
+    is_akida1,
+    wide_input,
 )
 from akida_backend.constraints import LayerType, violations
 from akida_backend.graph import AnyArray, Conv2D, Graph, Size2D
@@ -79,8 +81,17 @@ def macs(op: Conv2D, graph: Graph) -> int:
     return graph.tensors[op.output].values_per_sample * per_output
 
 
+LAYERS_OF: Final = {
+    1: (LayerType.INPUT_CONVOLUTIONAL, LayerType.CONVOLUTIONAL),
+    2: (LayerType.INPUT_CONV2D, LayerType.CONV2D),
+}
+
+
 def candidate(op: Conv2D, context: PlacementContext) -> Match:
-    """InputConv2D where the host feeds 1 or 3 channels to this operation alone, else Conv2D."""
+    """InputConv2D where the host feeds 1 or 3 channels to this operation alone, else Conv2D.
+
+    InputConvolutional and Convolutional on Akida 1.0.
+    """
     fixed = constant_parameters(op, context)
     if fixed:
         return fixed
@@ -97,10 +108,13 @@ def candidate(op: Conv2D, context: PlacementContext) -> Match:
             filters=int(filters or 0),
             groups=channels // max(int(depth or 1), 1),
         )
-        for layer in (LayerType.INPUT_CONV2D, LayerType.CONV2D)
+        for layer in LAYERS_OF[context.device.generation]
     ]
+    too_wide = wide_input(op.input, context) if is_akida1(context) else ()
     if not (fed_by_host and channels in INPUT_CHANNELS and op.input not in graph.outputs):
-        return convolutions[-1]
+        return too_wide or convolutions[-1]
+    if too_wide:
+        return convolutions[0]
     # An image may also enter a Conv2D, as int8, where the input layer cannot take it.
     strict = context.options.strict_converter
     fitting = (c for c in convolutions if not violations(c.facts, context.device, strict=strict))
@@ -167,6 +181,6 @@ SPEC: Final = OpSpec(
     macs=macs,
     candidate=candidate,
     lower=lower,
-    layers=(LayerType.INPUT_CONV2D, LayerType.CONV2D),
+    layers=(*LAYERS_OF[1], *LAYERS_OF[2]),
     placement="InputConv2D on an image of 1 or 3 channels that the host feeds, else Conv2D.",
 )

@@ -10,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -22,9 +23,21 @@ from akida_backend.candidate import (
     constant_parameters,
     convolution_candidate,
     device_shape,
+    is_akida1,
+    staircase_fact,
+    wide_input,
 )
-from akida_backend.constraints import LayerType
-from akida_backend.graph import AnyArray, DepthwiseConv2D, Graph, Size2D
+from akida_backend.constraints import LayerType, graph_violation
+from akida_backend.graph import (
+    NO_PADS,
+    ONE,
+    Activation,
+    AnyArray,
+    Conv2D,
+    DepthwiseConv2D,
+    Graph,
+    Size2D,
+)
 from akida_backend.lowering import (
     Lowered,
     LoweringContext,
@@ -74,10 +87,16 @@ def macs(op: DepthwiseConv2D, graph: Graph) -> int:
 
 
 def candidate(op: DepthwiseConv2D, context: PlacementContext) -> Match:
-    """DepthwiseConv2D; a channel multiplier shows as groups that differ from the channels."""
+    """DepthwiseConv2D; a channel multiplier shows as groups that differ from the channels.
+
+    On Akida 1.0 a half of SeparableConvolutional, where a pointwise convolution follows at once;
+    elsewhere, if `diagonal_depthwise` asks for it, Convolutional with zeros between the channels.
+    """
     fixed = constant_parameters(op, context)
     if fixed:
         return fixed
+    if is_akida1(context):
+        return _separable(op, context)
     _, kernel_height, kernel_width, filters = context.graph.tensors[op.weights].shape
     _, _, channels = device_shape(context.graph.tensors[op.input])
     return convolution_candidate(
@@ -88,6 +107,62 @@ def candidate(op: DepthwiseConv2D, context: PlacementContext) -> Match:
         filters=int(filters or 0),
         groups=int(filters or 0) if int(filters or 0) != channels else channels,
     )
+
+
+def _separable(op: DepthwiseConv2D, context: PlacementContext) -> Match:
+    """Depthwise and pointwise convolution with nothing between but requantization."""
+    graph = context.graph
+    _, kernel_height, kernel_width, filters = (
+        int(d or 0) for d in context.tensor(op.weights).shape
+    )
+    _, _, channels = device_shape(graph.tensors[op.input])
+    follower = graph.sole_consumer(op.output)
+    between = "" if op.activation is Activation.NONE else f"{op.activation.value} between"
+    if graph.tensors[op.output].real_range[0] >= 0.0:
+        between = between or "no negative values between"
+    if filters != channels:
+        between = f"{filters} filters on {channels} channels"
+    kernel = Size2D(kernel_height, kernel_width)
+    if between or not isinstance(follower, Conv2D) or not is_pointwise(follower, graph):
+        if context.options.diagonal_depthwise and filters == channels:
+            layer = LayerType.CONVOLUTIONAL
+            broken = wide_input(op.input, context)
+            return broken or convolution_candidate(
+                op, context, layer, kernel=kernel, filters=filters, groups=1
+            )
+        found = (
+            f"a depthwise convolution with {between}"
+            if between
+            else "a depthwise convolution with no pointwise convolution right behind it"
+        )
+        return (graph_violation("OP-DEPTHWISE-HALF", found, context.device),)
+    broken = (*constant_parameters(follower, context), *wide_input(op.input, context))
+    if broken:
+        return broken
+    start = convolution_candidate(
+        op,
+        context,
+        LayerType.SEPARABLE_CONVOLUTIONAL,
+        kernel=kernel,
+        filters=int(context.tensor(follower.weights).shape[0] or 0),
+        groups=channels,
+    )
+    clamp = follower.activation.real_range
+    return replace(
+        start,
+        facts=replace(
+            start.facts, activation=staircase_fact(clamp, graph.tensors[follower.output])
+        ),
+        operations=(op, follower),
+        output=follower.output,
+        clamp=clamp,
+    )
+
+
+def is_pointwise(op: Conv2D, graph: Graph) -> bool:
+    _, height, width, depth = graph.tensors[op.weights].shape
+    _, _, channels = device_shape(graph.tensors[op.input])
+    return (height, width, depth) == (1, 1, channels) and op.stride == ONE and op.pads == NO_PADS
 
 
 def lower(candidate: Candidate, context: LoweringContext) -> Lowered | Refusal:
@@ -124,6 +199,10 @@ SPEC: Final = OpSpec(
     macs=macs,
     candidate=candidate,
     lower=lower,
-    layers=(LayerType.DEPTHWISE_CONV2D,),
+    layers=(
+        LayerType.DEPTHWISE_CONV2D,
+        LayerType.SEPARABLE_CONVOLUTIONAL,
+        LayerType.CONVOLUTIONAL,
+    ),
     placement="DepthwiseConv2D.",
 )

@@ -11,12 +11,14 @@ Source:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from akida_backend.arithmetic import Reals, requantize
 from akida_backend.candidate import (
+    LEVEL_BITS,
     Candidate,
     Match,
     PlacementContext,
@@ -24,7 +26,10 @@ from akida_backend.candidate import (
     activation_fact,
     constant_parameters,
     device_shape,
+    is_akida1,
+    staircase_fact,
     weight_bits,
+    wide_input,
 )
 from akida_backend.constraints import LayerFacts, LayerType
 from akida_backend.fixed_point import Integers, round_half_away
@@ -74,7 +79,10 @@ def macs(op: FullyConnected, graph: Graph) -> int:
 
 
 def candidate(op: FullyConnected, context: PlacementContext) -> Match:
-    """Dense1D over the flattened input; several rows per sample show as a map of that width."""
+    """Dense1D over the flattened input; several rows per sample show as a map of that width.
+
+    FullyConnected on Akida 1.0.
+    """
     fixed = constant_parameters(op, context)
     if fixed:
         return fixed
@@ -93,6 +101,18 @@ def candidate(op: FullyConnected, context: PlacementContext) -> Match:
         weights_bits=weight_bits(graph.tensors[op.weights]),
         output_bits=8,
     )
+    if is_akida1(context):
+        too_wide = wide_input(op.input, context)
+        if too_wide:
+            return too_wide
+        facts = replace(
+            facts,
+            layer=LayerType.FULLY_CONNECTED,
+            activation=staircase_fact(op.activation.real_range, graph.tensors[op.output]),
+            input_bits=LEVEL_BITS,
+            weights_bits=LEVEL_BITS,
+            output_bits=LEVEL_BITS,
+        )
     return Candidate(
         facts=facts,
         operations=(op,),
@@ -135,6 +155,6 @@ SPEC: Final = OpSpec(
     macs=macs,
     candidate=candidate,
     lower=lower,
-    layers=(LayerType.DENSE1D,),
+    layers=(LayerType.DENSE1D, LayerType.FULLY_CONNECTED),
     placement="Dense1D with the flattening in front; last in a segment it gives int32.",
 )

@@ -3,6 +3,7 @@
 
 Source:
     TFLite ``LUTPopulate``, kernels/internal/common.h; activations.cc ``SigmoidPrepare``.
+    ONNX: the float32 approximation of MLAS.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from akida_backend import onnx_kernels
 from akida_backend.arithmetic import float_table, runs_in_codes, through_reals
 from akida_backend.candidate import (
     CONVOLUTIONS,
@@ -28,9 +30,10 @@ from akida_backend.spec import OpSpec, only_joins
 
 def reference(op: Logistic, env: Environment) -> tuple[AnyArray, ...]:
     x, y = env.tensor(op.input), env.tensor(op.output)
-    if runs_in_codes(op, x, y) and env.arithmetic is not Arithmetic.ONNX:
+    onnx = env.arithmetic is Arithmetic.ONNX
+    if runs_in_codes(op, x, y) and not onnx:
         return (float_table(env.value(op.input), x, y, _logistic),)
-    return (through_reals(env, (op.input,), y, _logistic),)
+    return (through_reals(env, (op.input,), y, onnx_kernels.logistic if onnx else _logistic),)
 
 
 def _logistic(values: AnyArray) -> AnyArray:

@@ -12,16 +12,24 @@ from typing import Final
 
 import numpy as np
 
-from akida_backend.arithmetic import clamp, code_bounds, padded, runs_in_codes, window_reduce
+from akida_backend.arithmetic import (
+    CODE_TYPES,
+    clamp,
+    code_bounds,
+    padded,
+    recoded,
+    runs_in_codes,
+    same_codes,
+    window_reduce,
+)
 from akida_backend.candidate import (
-    CONVOLUTIONS,
+    POOLING_LAYERS,
     Candidate,
     Match,
     PlacementContext,
     device_size,
     intersect,
 )
-from akida_backend.constraints import LayerType
 from akida_backend.graph import NO_PADS, AnyArray, MaxPool2D
 from akida_backend.program import same_pads
 from akida_backend.reference import Environment
@@ -29,21 +37,18 @@ from akida_backend.spec import OpSpec, only_joins
 
 
 def reference(op: MaxPool2D, env: Environment) -> tuple[AnyArray, ...]:
-    output = env.tensor(op.output)
+    source, output = env.tensor(op.input), env.tensor(op.output)
     x = env.value(op.input)
-    in_codes = runs_in_codes(op, env.tensor(op.input), output)
+    if same_codes(source, output) and not output.is_quantized and output.dtype in CODE_TYPES:
+        bare = padded(x, op.pads, output.dtype.code_range[0])  # 8-bit numbers without a scale
+        return (clamp(window_reduce(np.maximum, bare, op.window, op.stride), op.activation),)
+    in_codes = runs_in_codes(op, source, output)
     lowest = output.dtype.code_range[0] if in_codes else -np.inf
     largest = window_reduce(np.maximum, padded(x, op.pads, lowest), op.window, op.stride)
     if in_codes:
-        return (np.clip(largest, *code_bounds(output, op.activation)),)
+        codes = recoded(largest, source, output, env.arithmetic)
+        return (np.clip(codes, *code_bounds(output, op.activation, env.arithmetic)),)
     return (clamp(largest, op.activation),)
-
-
-POOLING_LAYERS: Final = (
-    LayerType.INPUT_CONV2D,
-    LayerType.CONV2D,
-    LayerType.DEPTHWISE_CONV2D,
-)
 
 
 def absorb(op: MaxPool2D, candidate: Candidate, context: PlacementContext) -> Match | None:
@@ -87,6 +92,6 @@ SPEC: Final = OpSpec(
     reference=reference,
     candidate=only_joins,
     absorb=absorb,
-    layers=CONVOLUTIONS,
+    layers=POOLING_LAYERS,
     placement="Max pooling of the convolution in front, or of an identity convolution.",
 )

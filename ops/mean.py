@@ -2,7 +2,8 @@
 """MEAN: sum over axes, requantized by a multiplier that holds the division by the count.
 
 Source:
-    TFLite ``reference_ops::QuantizedMeanOrSum``, reduce.h.
+    TFLite ``reference_ops::QuantizedMeanOrSum``, reduce.h. ONNX: QLinearGlobalAveragePool for
+    the mean of maps; ReduceMean, its other spelling, has only a float kernel.
 """
 
 from __future__ import annotations
@@ -11,20 +12,29 @@ from typing import Final
 
 import numpy as np
 
-from akida_backend.arithmetic import runs_in_codes, stored, through_reals
-from akida_backend.candidate import Candidate, Match, PlacementContext
+from akida_backend import onnx_kernels
+from akida_backend.arithmetic import one_code_type, runs_in_codes, stored, through_reals
+from akida_backend.candidate import POOLING_LAYERS, Candidate, Match, PlacementContext
 from akida_backend.constraints import graph_violation
 from akida_backend.fixed_point import multiply_by_quantized_multiplier, quantize_multiplier
 from akida_backend.graph import Activation, AnyArray, Arithmetic, Graph, Mean
-from akida_backend.ops.average_pool2d import AVERAGING_LAYERS, join_global_average
+from akida_backend.ops.average_pool2d import join_global_average
 from akida_backend.reference import Environment
 from akida_backend.spec import OpSpec, only_joins
+
+_MAP_RANK: Final = 4
+_MAP_AXES: Final = (1, 2)
 
 
 def reference(op: Mean, env: Environment) -> tuple[AnyArray, ...]:
     x, y = env.tensor(op.input), env.tensor(op.output)
-    if runs_in_codes(op, x, y) and env.arithmetic is not Arithmetic.ONNX:
-        return (_mean_of_codes(op, env),)
+    if runs_in_codes(op, x, y):
+        if env.arithmetic is not Arithmetic.ONNX:
+            return (_mean_of_codes(op, env),)
+        if one_code_type(x, y) and op.axes == _MAP_AXES and len(x.shape) == _MAP_RANK:
+            values = env.value(op.input)
+            codes = onnx_kernels.global_average(values, x, y, op.axes)
+            return (codes if op.keep_dims else np.squeeze(codes, op.axes),)
 
     def mean(values: AnyArray) -> AnyArray:
         if values.dtype.kind == "f":
@@ -83,6 +93,6 @@ SPEC: Final = OpSpec(
     reference=reference,
     candidate=candidate,
     absorb=absorb,
-    layers=AVERAGING_LAYERS,
+    layers=POOLING_LAYERS,
     placement="Over height and width: as global average pooling.",
 )

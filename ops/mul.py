@@ -2,7 +2,7 @@
 """MUL: product of the centred operands, requantized by a float32 factor. NumPy broadcasting.
 
 Source:
-    TFLite ``reference_integer_ops::MulElementwise``, mul.cc ``Prepare``.
+    TFLite ``reference_integer_ops::MulElementwise``, mul.cc ``Prepare``. ONNX: QLinearMul.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Final
 
 import numpy as np
 
+from akida_backend import onnx_kernels
 from akida_backend.arithmetic import (
+    code_bounds,
+    one_code_type,
     requantize,
     runs_in_codes,
     stored,
@@ -45,7 +48,11 @@ from akida_backend.weighted import centred_weights
 
 def reference(op: Mul, env: Environment) -> tuple[AnyArray, ...]:
     a, b, y = (env.tensor(name) for name in (op.a, op.b, op.output))
-    if not runs_in_codes(op, a, b, y) or env.arithmetic is Arithmetic.ONNX:
+    in_codes, onnx = runs_in_codes(op, a, b, y), env.arithmetic is Arithmetic.ONNX
+    if in_codes and onnx and one_code_type(a, b, y):
+        codes = onnx_kernels.multiply(env.value(op.a), env.value(op.b), (a, b), y)
+        return (np.clip(codes, *code_bounds(y, op.activation, env.arithmetic)),)
+    if onnx or not in_codes:
         return (through_reals(env, (op.a, op.b), y, np.multiply, op.activation),)
     product = centred_weights(env.value(op.a), a) * centred_weights(env.value(op.b), b)
     assert a.quantization is not None

@@ -14,12 +14,14 @@ import numpy as np
 
 from akida_backend.arithmetic import requantize, runs_in_codes, stored, table_lookup, through_reals
 from akida_backend.candidate import (
-    CONVOLUTIONS,
+    POOLING_LAYERS,
     Candidate,
     Match,
     PlacementContext,
     activation_fact,
     intersect,
+    is_akida1,
+    staircase_fact,
 )
 from akida_backend.constraints import LayerType
 from akida_backend.fixed_point import Integers
@@ -49,15 +51,18 @@ def absorb(op: Relu, candidate: Candidate, context: PlacementContext) -> Match |
         return None
     if (
         candidate.lut is not None
-        or candidate.average is not None
+        or (candidate.average is not None and not is_akida1(context))
         or candidate.layer is LayerType.CONCATENATE
         or (candidate.layer is LayerType.ADD and context.options.strict_hardware)
     ):
         return only_joins(op, context)
     clamp = intersect(candidate.clamp, op.bound)
+    fact = activation_fact(clamp)
+    if is_akida1(context):
+        fact = staircase_fact(clamp, context.tensor(op.output))
     return replace(
         candidate,
-        facts=replace(candidate.facts, activation=activation_fact(clamp)),
+        facts=replace(candidate.facts, activation=fact),
         operations=(*candidate.operations, op),
         output=op.output,
         clamp=clamp,
@@ -69,6 +74,6 @@ SPEC: Final = OpSpec(
     reference=reference,
     candidate=only_joins,
     absorb=absorb,
-    layers=CONVOLUTIONS,
+    layers=POOLING_LAYERS,
     placement="The activation of the layer in front, bounded where it is.",
 )

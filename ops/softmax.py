@@ -3,6 +3,7 @@
 
 Source:
     TFLite ``reference_ops::Softmax``, softmax.h; activations.cc ``SoftmaxPrepare``.
+    ONNX: QLinearSoftmax.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from akida_backend.arithmetic import runs_in_codes, through_reals
+from akida_backend import onnx_kernels
+from akida_backend.arithmetic import one_code_type, runs_in_codes, through_reals
 from akida_backend.fixed_point import (
     exp_on_negative_values,
     input_radius,
@@ -32,8 +34,11 @@ SUM_BITS: Final = 12  # integer bits of the sum of exponentials
 def reference(op: Softmax, env: Environment) -> tuple[AnyArray, ...]:
     """Float rows are summed in float32, not in the order of any runtime."""
     x, y = env.tensor(op.input), env.tensor(op.output)
-    if runs_in_codes(op, x, y) and env.arithmetic is not Arithmetic.ONNX:
-        return (_softmax_of_codes(op, env),)
+    if runs_in_codes(op, x, y):
+        if env.arithmetic is not Arithmetic.ONNX:
+            return (_softmax_of_codes(op, env),)
+        if op.beta == 1.0 and one_code_type(x, y):
+            return (onnx_kernels.softmax(env.value(op.input), x, y, op.axis),)
 
     def softmax(values: AnyArray) -> AnyArray:
         reals = values.astype(np.float32)

@@ -7,13 +7,20 @@ import numpy as np
 import raw_tflite
 from tflite import BuiltinOperator
 
-from akida_backend.graph import Activation, AnyArray, DType, Graph
+from akida_backend.graph import Activation, AnyArray, Arithmetic, DType, Graph
 from builders import GraphBuilder
 
 
-def classifier(seed: int = 3, *, dtype: DType = DType.INT8, batch: int | None = None) -> Graph:
+def classifier(
+    seed: int = 3,
+    *,
+    dtype: DType = DType.INT8,
+    batch: int | None = None,
+    arithmetic: Arithmetic = Arithmetic.TFLITE,
+) -> Graph:
     """Convolutions, a residual Add, a dense layer; only the softmax has no layer."""
-    b = GraphBuilder(seed, dtype=dtype, name="classifier.tflite", batch=batch)
+    name = "classifier.tflite"
+    b = GraphBuilder(seed, dtype=dtype, name=name, batch=batch, arithmetic=arithmetic)
     x = b.conv2d(b.input(8, 8, 3, name="image"), 8, stride=2, activation=Activation.RELU)
     x = b.depthwise(x, activation=Activation.RELU)
     x = b.add(x, b.conv2d(x, 8, kernel=1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One small well-formed Program by hand, and the parts to change it with."""
+"""One small well-formed Program of each generation by hand, and parts to change them with."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from akida_backend.program import (
     Concatenate,
     Conv2D,
     Conv2DTranspose,
+    Convolutional,
     Dense1D,
     DepthwiseConv2D,
     DeviceTensor,
+    FullyConnected,
     InputConv2D,
+    InputConvolutional,
     InputPort,
     LookUpTable,
     MaxPool,
@@ -28,6 +31,8 @@ from akida_backend.program import (
     ProgramLayer,
     ReLU,
     Rescale,
+    SeparableConvolutional,
+    StepActivation,
 )
 
 ONE = Size2D(1, 1)
@@ -135,6 +140,88 @@ def sound() -> Program:
     return Program(
         name="p",
         device="akida2",
+        tensors={t.name: t for t in tensors},
+        layers=layers,
+        input=InputPort("x", DType.UINT8, (None, 8, 8, 3), "image", np.arange(256, dtype=np.int16)),
+        output=OutputPort("y", DType.INT8, (None, 5), "logits.out", np.full(5, 0.5), -3, -128, 127),
+    )
+
+
+def levels(bits: int) -> Code:
+    return Code((0.5,), bits, signed=False)
+
+
+def thresholds(filters: int, value: int = 0) -> NDArray[np.int32]:
+    return np.full(filters, value, np.int32)
+
+
+def steps(filters: int, step: int = 3, step_shift: int = 0) -> StepActivation:
+    return StepActivation(np.full(filters, step, np.uint32), np.full(filters, step_shift, np.uint8))
+
+
+def sound_akida1() -> Program:
+    """One well-formed Akida 1.0 program with every layer type.
+
+    image (8, 8, 3) -> stem (3, 3, 4) -> conv (3, 3, 4), 2 bits -> separable (1, 1, 6)
+    -> logits (1, 1, 5)
+    """
+    layers: tuple[ProgramLayer, ...] = (
+        InputConvolutional(
+            name="stem",
+            inputs=("image",),
+            output="stem.out",
+            weights=np.ones((4, 3, 3, 3), np.int8),
+            weights_bits=8,
+            threshold=thresholds(4, 100),
+            activation=steps(4, step=1000, step_shift=3),
+            stride=ONE,
+            padding=Padding.VALID,
+            padding_value=9,
+            pool=MaxPool(TWO, TWO, Padding.VALID),
+        ),
+        Convolutional(
+            name="conv",
+            inputs=("stem.out",),
+            output="conv.out",
+            weights=np.ones((4, 3, 3, 4), np.int8),
+            weights_bits=4,
+            threshold=thresholds(4, -5),
+            activation=steps(4, step=70),
+            output_bits=2,
+            stride=ONE,
+        ),
+        SeparableConvolutional(
+            name="separable",
+            inputs=("conv.out",),
+            output="separable.out",
+            weights=np.ones((1, 3, 3, 4), np.int8),
+            weights_bits=2,
+            pointwise_weights=np.full((6, 4), -1, np.int8),
+            threshold=thresholds(6, -400),
+            activation=steps(6, step=40),
+            stride=ONE,
+            global_average=True,
+        ),
+        FullyConnected(
+            name="logits",
+            inputs=("separable.out",),
+            output="logits.out",
+            weights=np.ones((5, 6), np.int8),
+            threshold=thresholds(5, -20),
+            activation=NoActivation(),
+            output_bits=32,
+        ),
+    )
+    tensors = [
+        tensor("image", (8, 8, 3), Code((0.1,), signed=False, zero_point=9)),
+        tensor("stem.out", (3, 3, 4), levels(4)),
+        tensor("conv.out", (3, 3, 4), levels(2)),
+        tensor("separable.out", (1, 1, 6), levels(4)),
+        tensor("logits.out", (1, 1, 5), Code((1.0,), bits=32)),
+    ]
+    return Program(
+        name="p1",
+        device="akd1000",
         tensors={t.name: t for t in tensors},
         layers=layers,
         input=InputPort("x", DType.UINT8, (None, 8, 8, 3), "image", np.arange(256, dtype=np.int16)),

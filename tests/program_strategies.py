@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from akida_backend.graph import DType, Shape, Size2D
 from akida_backend.program import (
     Add,
+    Akida1Layer,
     Bias,
     Code,
     Concatenate,
@@ -94,7 +95,7 @@ def options_of(program: Program) -> set[str]:
     for layer in program.layers:
         kind = type(layer).__name__
         found.add(kind)
-        if isinstance(layer, Concatenate):
+        if isinstance(layer, Concatenate | Akida1Layer):
             continue
         found.add(f"{kind} {_activation_name(layer.activation)}")
         found.add(f"{kind} to {layer.output_bits} bits")

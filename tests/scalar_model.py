@@ -79,6 +79,66 @@ def run_layer(layer: dialect.ProgramLayer, inputs: list[Map]) -> Map:
                 for weights in layer.weights.tolist()
             ]
             return _finish(layer, [[_biased(layer, sums)]], None, average=False)
+        case dialect.InputConvolutional():
+            border = [layer.padding_value] * len(inputs[0][0][0])
+            same = layer.padding is dialect.Padding.SAME
+            potentials = _convolve(layer, inputs[0], border, same=same, depthwise=False)
+            return _to_levels(layer, potentials, layer.pool, average=False)
+        case dialect.Convolutional():
+            potentials = _convolve(layer, inputs[0], None, same=True, depthwise=False)
+            return _to_levels(layer, potentials, layer.pool, average=layer.global_average)
+        case dialect.SeparableConvolutional():
+            depthwise = _convolve(layer, inputs[0], None, same=True, depthwise=True)
+            pointwise = layer.pointwise_weights.tolist()
+            potentials = [[[_dot(w, cell) for w in pointwise] for cell in row] for row in depthwise]
+            return _to_levels(layer, potentials, layer.pool, average=layer.global_average)
+        case dialect.FullyConnected():
+            flat = [value for row in inputs[0] for cell in row for value in cell]
+            sums = [_dot(weights, flat) for weights in layer.weights.tolist()]
+            return _to_levels(layer, [[sums]], None, average=False)
+
+
+def _dot(weights: list[int], values: list[int]) -> int:
+    return sum(w * x for w, x in zip(weights, values, strict=True))
+
+
+def level(potential: int, threshold: int, step: Fraction, bits: int) -> int:
+    """Levels counted one by one: the next begins where the potential exceeds its foot."""
+    reached = 0
+    while reached < 2**bits - 1 and potential > threshold + reached * step:
+        reached += 1
+    return reached
+
+
+def _to_levels(
+    layer: dialect.Akida1Layer, potentials: Map, pool: dialect.MaxPool | None, *, average: bool
+) -> Map:
+    if pool is not None:
+        potentials = _pooled(potentials, pool)
+    if average:
+        cells = [cell for row in potentials for cell in row]
+        potentials = [[[sum(column) for column in zip(*cells, strict=True)]]]
+    limit = 2**19 if average else 2**31
+    assert all(-limit <= v < limit for row in potentials for cell in row for v in cell)
+    thresholds = layer.threshold.tolist()
+    if isinstance(layer.activation, dialect.NoActivation):
+        return [
+            [[v - t for v, t in zip(cell, thresholds, strict=True)] for cell in row]
+            for row in potentials
+        ]
+    steps = [
+        Fraction(step, 2**shift)
+        for step, shift in zip(
+            layer.activation.step.tolist(), layer.activation.step_shift.tolist(), strict=True
+        )
+    ]
+    return [
+        [
+            [level(v, thresholds[f], steps[f], layer.output_bits) for f, v in enumerate(cell)]
+            for cell in row
+        ]
+        for row in potentials
+    ]
 
 
 def host_codes(program: dialect.Program, stored: list[int]) -> Map:
@@ -87,10 +147,15 @@ def host_codes(program: dialect.Program, stored: list[int]) -> Map:
     tensor = program.tensors[program.input.device]
     height, width, channels = tensor.shape
     recode = program.input.recode.tolist()
-    tables = [recode[256 * part : 256 * part + 256] for part in range(tensor.code.parts)]
+    tables = [recode[begin : begin + 256] for begin in range(0, len(recode), 256)]
+    parts = tensor.code.parts
     values = iter(stored)
-    cells = [[next(values) for _ in range(channels // len(tables))] for _ in range(height * width)]
-    coded = [[table[v - lowest] for table in tables for v in cell] for cell in cells]
+    cells = [[next(values) for _ in range(channels // parts)] for _ in range(height * width)]
+    if len(tables) == parts:  # one for all channels of a part
+        tables = [table for table in tables for _ in range(channels // parts)]
+    coded = [
+        [table[v - lowest] for table, v in zip(tables, cell * parts, strict=True)] for cell in cells
+    ]
     return [coded[row * width : (row + 1) * width] for row in range(height)]
 
 
@@ -115,13 +180,20 @@ def _shift_inputs(x: Map, shifts: np.ndarray | None) -> Map:
     return [[[v * f for v, f in zip(cell, factors, strict=True)] for cell in row] for row in x]
 
 
-def _biased(layer: dialect.ConvolutionLayer, sums: list[int]) -> list[int]:
+def _biased(layer: dialect.MacLayer, sums: list[int]) -> list[int]:
+    if isinstance(layer, dialect.Akida1Layer):
+        return sums
     values, shifts = layer.bias.value.tolist(), layer.bias.shift.tolist()
     return [s + v * 2**k for s, v, k in zip(sums, values, shifts, strict=True)]
 
 
 def _convolve(
-    layer: dialect.InputConv2D | dialect.Conv2D | dialect.DepthwiseConv2D,
+    layer: dialect.InputConv2D
+    | dialect.Conv2D
+    | dialect.DepthwiseConv2D
+    | dialect.InputConvolutional
+    | dialect.Convolutional
+    | dialect.SeparableConvolutional,
     x: Map,
     border: list[int] | None,
     *,

@@ -158,14 +158,18 @@ def test_sides_may_be_chosen() -> None:
 
 
 @pytest.mark.skipif("ort" not in installed(), reason="onnxruntime is not installed")
-def test_a_runtime_that_cannot_take_the_network_is_left_out_and_said() -> None:
-    b = GraphBuilder(1, name="unpack.tflite")
-    first, *_ = b.unpack(b.fully_connected(b.input(6), 4), axis=1)
-    graph = b.build(first)
+def test_a_runtime_that_cannot_take_the_network_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise InputError("op 3 LSTM: has no ONNX form here")
+
+    monkeypatch.setattr("akida_backend.bench.write_onnx", refuse)
+    graph = networks.classifier()
     result = bench(graph, seconds=0.05)
     assert "ort" not in [row["name"] for row in result["results"]]
-    assert any("ort is left out" in note for note in result["notes"])
-    with pytest.raises(InputError, match="has no QDQ form here"):
+    assert any(note.startswith("ort is left out: op 3 LSTM") for note in result["notes"])
+    with pytest.raises(InputError, match="has no ONNX form here"):
         bench(graph, against=["ort"], seconds=0.05)
 
 

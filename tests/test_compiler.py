@@ -171,9 +171,11 @@ def test_an_unknown_device_is_refused_with_the_nearest() -> None:
         compile_model(_residual(), device="akida2x")
 
 
-def test_the_first_generation_is_refused() -> None:
-    with pytest.raises(InputError, match=r"Akida 1\.0"):
+def test_the_first_generation_needs_calibration_inputs() -> None:
+    with pytest.raises(InputError, match="'akd1000' has 4-bit weights .*\n.* allow_uncalibrated"):
         compile_model(_residual(), device="akd1000")
+    plan = compile_model(_residual(), device="akd1000", allow_uncalibrated=True)
+    assert {program.generation for program in plan.programs} == {1}
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -11,9 +11,10 @@ import pytest
 from packaging.requirements import Requirement
 
 import akida_backend
-from akida_backend import document
+from akida_backend import device_engine, doctor, document
 from akida_backend.cli import main
 from akida_backend.doctor import PACKAGES, diagnose, diagnosis_document
+from akida_backend.engine import NOT_BUILT, EngineStatus
 
 
 def only_with(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -25,6 +26,51 @@ def only_with(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
         return find("numpy") if name in modules else None if name in known else find(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", limited)
+
+
+LIBRARY = Path("/somewhere/libakida_backend.so")
+SETS = {"avx512vnni": "this processor does not have it", "avx2": None, "baseline": None}
+
+
+def with_engine(monkeypatch: pytest.MonkeyPatch, status: EngineStatus) -> None:
+    for module in (doctor, device_engine):
+        monkeypatch.setattr(module, "engine_status", lambda: status)
+
+
+@pytest.fixture(autouse=True)
+def _engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_engine(monkeypatch, EngineStatus(LIBRARY, "0.1.0", "avx2", SETS, None))
+
+
+def test_shows_the_native_engine_and_its_instruction_sets() -> None:
+    diagnosis = diagnose()
+    assert diagnosis["simulator"] == "native engine, avx2"
+    assert diagnosis["engine"]["library"] == str(LIBRARY)
+    assert diagnosis["engine"]["instruction_sets"] == [
+        {"name": name, "problem": problem} for name, problem in SETS.items()
+    ]
+    text = document.text(diagnosis_document(diagnosis))
+    assert "avx512vnni (no: this processor does not have it), avx2, baseline; used: avx2" in text
+
+
+def test_an_installation_without_the_native_engine_is_named_but_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_engine(monkeypatch, EngineStatus(None, None, None, {}, NOT_BUILT))
+    diagnosis = diagnose()
+    assert (diagnosis["simulator"], diagnosis["problems"]) == ("numpy reference", [])
+    text = document.text(diagnosis_document(diagnosis))
+    assert f"Native engine: none, {NOT_BUILT}; the numpy reference gives" in text
+
+
+def test_an_engine_that_was_asked_for_and_is_not_used_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "AKIDA_BACKEND_ISA=avx512vnni is not used, but avx2: no"
+    with_engine(monkeypatch, EngineStatus(LIBRARY, "0.1.0", "avx2", SETS, why))
+    assert diagnose()["problems"] == [f"native engine: {why}"]
+    assert main(["doctor"]) == 1
+    assert why in capsys.readouterr().out
 
 
 def test_names_versions_and_the_runtime_in_use() -> None:
@@ -70,3 +116,13 @@ def test_required_packages_are_the_projects_dependencies() -> None:
     dependencies = tomllib.loads(project.read_text())["project"]["dependencies"]
     needed = {package.name for package in PACKAGES if package.needed}
     assert needed == {Requirement(text).name for text in dependencies}
+
+
+def test_says_what_onnxruntime_sees_of_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    if diagnose()["execution_provider"]["problem"] is None:
+        text = document.text(diagnosis_document(diagnose()))
+        assert "AkidaExecutionProvider (akida-backend (simulated), CPU)" in " ".join(text.split())
+    only_with(monkeypatch)
+    provider = diagnose()["execution_provider"]
+    assert provider == {"devices": [], "problem": "onnxruntime is not installed"}

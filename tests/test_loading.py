@@ -52,13 +52,19 @@ def test_errors_name_the_file(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["proto", "bytes", "path"])
-def test_onnx_is_recognised_and_refused_for_now(form: str, tmp_path: Path) -> None:
+def test_onnx_is_recognised_in_every_form(form: str, tmp_path: Path) -> None:
     model = onnx_model()
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
     given = {"proto": model, "bytes": model.SerializeToString(), "path": path}[form]
-    with pytest.raises(ImportModelError, match="ONNX import is not available in this version"):
-        load(given)
+    graph = load(given)
+    assert (graph.format, graph.inputs, graph.outputs) == ("onnx", ("x",), ("y",))
+    assert graph.name == (str(path) if form == "path" else "model")
+
+
+def test_dimensions_are_for_onnx(content: bytes) -> None:
+    with pytest.raises(InputError, match="dimensions are for ONNX models"):
+        load(content, dimensions={"N": 3})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_an_impossible_path_is_an_input_error() -> None:
 
 @pytest.mark.parametrize("given", [None, 7, np.zeros(3)])
 def test_other_objects_are_an_input_error(given: object) -> None:
-    with pytest.raises(InputError, match="a model is given as a path or as bytes, not as"):
+    with pytest.raises(InputError, match="a model is given as a path, as bytes or as an onnx.ModelProto, not as"):
         load(given)
 
 

@@ -16,7 +16,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "allow",
     )
     assert (options.max_partitions, options.min_partition_macs) == (0, 0)
-    assert options.calibration_limit == 64
+    assert (options.calibration_limit, options.threads) == (64, 1)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         pytest.param("deny", ["type:ADD"], ("type:ADD",), id="list"),
         pytest.param("deny", "", (), id="empty-list"),
         pytest.param("max_partitions", "3", 3, id="number-as-text"),
+        pytest.param("threads", "2", 2, id="threads"),
         pytest.param("strict_hardware", "1", True, id="flag-as-1"),
         pytest.param("strict_hardware", "False", False, id="flag-as-word"),
         pytest.param("strict_converter", True, True, id="flag"),
@@ -47,6 +48,8 @@ def test_values_may_be_strings_as_plug_ins_pass_them(
         pytest.param("max_partitions", "-1", "whole number of at least 0", id="negative"),
         pytest.param("max_partitions", "1.5", "whole number", id="not-whole"),
         pytest.param("max_partitions", True, "whole number", id="flag-for-number"),
+        pytest.param("threads", 0, "whole number from 1 to 256", id="too-few-threads"),
+        pytest.param("threads", 257, "whole number from 1 to 256", id="too-many-threads"),
         pytest.param("strict_hardware", "yes", "true or false", id="no-flag"),
         pytest.param("allow", "CONV_2D", "form type:CONV_2D or name:conv_1", id="entry"),
         pytest.param("deny", 3, "needs a list", id="no-list"),

@@ -494,7 +494,8 @@ def test_results_that_are_no_codes_say_so(
 
 
 def test_every_reason_of_this_compiler_has_a_case() -> None:
-    reported = {rule.id for rule in own_rules() if rule.check is Check.REPORTED}
+    akida1 = {"OP-DEPTHWISE-HALF"}  # test_akida1_placement.py has it
+    reported = {rule.id for rule in own_rules() if rule.check is Check.REPORTED} - akida1
     assert reported == {case.split(",")[0] for case in FIRES}
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pytest
-from program_samples import bias, rescale, sound, table, tensor
+from akida1_malformed import AKIDA1_MALFORMED
+from akida1_strategies import seeded_akida1_program
+from program_samples import bias, rescale, sound, sound_akida1, table, tensor
 from program_strategies import random_device_input, seeded_program
 
 from akida_backend import program_check
@@ -20,11 +22,13 @@ from akida_backend.errors import ProgramError
 from akida_backend.graph import DType, Size2D
 from akida_backend.program import (
     Add,
+    Akida1Layer,
     Bias,
     Code,
     Conv2D,
     Dense1D,
     DepthwiseConv2D,
+    FullyConnected,
     InputConv2D,
     LookUpTable,
     MaxPool,
@@ -33,15 +37,17 @@ from akida_backend.program import (
     Program,
     ReLU,
     Rescale,
+    SeparableConvolutional,
 )
 from akida_backend.program_check import (
     check_program,
     output_limits,
     output_size,
     overflow,
+    potential_limits,
     worst_case_accumulator,
 )
-from akida_backend.simulator import run_layers
+from akida_backend.simulator import run_layer, run_layers
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -645,12 +651,15 @@ MALFORMED: dict[str, tuple[Callable[[], Program], str]] = {
 def test_accepts_the_sound_program() -> None:
     check_program(sound())
     check_program(wide_add(0))
+    check_program(sound_akida1())
     for seed in range(300):
         check_program(seeded_program(seed))
+        check_program(seeded_akida1_program(seed))
 
 
 @pytest.mark.parametrize(
-    ("build", "message"), [pytest.param(*case, id=name) for name, case in MALFORMED.items()]
+    ("build", "message"),
+    [pytest.param(*case, id=name) for name, case in (MALFORMED | AKIDA1_MALFORMED).items()],
 )
 def test_refuses_and_names_layer_and_field(build: Callable[[], Program], message: str) -> None:
     with pytest.raises(ProgramError, match=f"^{message}"):
@@ -667,7 +676,7 @@ def test_every_check_is_seen_to_fail() -> None:
         and node.func.id == "_require"
     }
     seen = set()
-    for build, _ in MALFORMED.values():
+    for build, _ in (MALFORMED | AKIDA1_MALFORMED).values():
         with pytest.raises(ProgramError) as caught:
             check_program(build())
         seen.add(caught.traceback[-2].lineno + 1)
@@ -768,6 +777,54 @@ def test_values_stay_within_the_limits_of_each_layer(seed: int) -> None:
         limits[layer.output] = (low, high)
         assert low <= layers[layer.output].min()
         assert layers[layer.output].max() <= high
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_potentials_of_akida1_stay_within_their_limits_and_reach_them(seed: int) -> None:
+    """The inputs that give a filter's largest potential, without the border and the pooling."""
+    program = seeded_akida1_program(seed)
+    *_, layer = program.layers
+    tensor = program.tensors[layer.inputs[0]]
+    assert isinstance(layer, Akida1Layer)
+    highest = tensor.code.limits[1]
+    low, high = potential_limits(layer, tensor.shape, highest)
+    if isinstance(layer, FullyConnected):
+        wide = dataclasses.replace(
+            layer,
+            threshold=np.zeros_like(layer.threshold),
+            activation=NoActivation(),
+            output_bits=32,
+        )
+        best = np.where(layer.weights > 0, highest, 0).reshape(-1, *tensor.shape)
+        reached = run_layer(wide, (best.astype(np.int64),)).reshape(len(high), -1)
+        np.testing.assert_array_equal(np.diag(reached), high)
+        worst = (highest - best).astype(np.int64)
+        worst[np.broadcast_to(layer.weights.reshape(worst.shape) == 0, worst.shape)] = 0
+        np.testing.assert_array_equal(np.diag(run_layer(wide, (worst,))[:, 0, 0]), low)
+    values = run_layers(program, random_device_input(program, seed, batch=4))[layer.output]
+    if layer.output_bits == 32:
+        assert (low - layer.threshold <= values).all()
+        assert (values <= high - layer.threshold).all()
+    assert output_limits(layer, tensor.shape, (0, highest))[0] <= values.min()
+    assert output_limits(layer, tensor.shape, (0, highest))[1] >= values.max()
+
+
+def test_separable_potentials_reach_their_limits() -> None:
+    """One tap and one channel positive, the other negative: both signs meet in the pointwise."""
+    layer = SeparableConvolutional(
+        name="s",
+        inputs=("x",),
+        output="y",
+        weights=np.array([[[[2, -3]]]], np.int8),
+        pointwise_weights=np.array([[5, 7], [-5, -7], [5, -7]], np.int8),
+        threshold=np.zeros(3, np.int32),
+        activation=NoActivation(),
+        output_bits=32,
+        stride=ONE,
+    )
+    low, high = potential_limits(layer, (1, 1, 2), 15)
+    assert low.tolist() == [-7 * 45, -5 * 30, 0]
+    assert high.tolist() == [5 * 30, 7 * 45, 5 * 30 + 7 * 45]
 
 
 def test_relu_output_starts_at_zero() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from program_bytes import LAYER_SIZE, TENSOR_SIZE, TENSORS, plain, sealed
 from program_samples import sound
 from program_strategies import programs, random_input, seeded_program
 
@@ -24,33 +25,6 @@ from akida_backend.errors import ProgramError
 from akida_backend.program import InputConv2D, Program
 from akida_backend.program_format import content_hash, program_from_bytes, program_to_bytes
 from akida_backend.simulator import run_program
-
-TENSORS = 160
-TENSOR_SIZE = 32
-LAYER_SIZE = 176
-
-
-def plain(value: object) -> object:
-    """Dataclasses, arrays and mappings as nested tuples that compare equal by content."""
-    match value:
-        case np.ndarray():
-            return str(value.dtype), value.shape, value.tolist()
-        case dict():
-            return sorted((key, plain(item)) for key, item in value.items())
-        case tuple():
-            return tuple(plain(item) for item in value)
-        case _ if dataclasses.is_dataclass(value):
-            fields = dataclasses.fields(value)
-            return type(value), tuple(plain(getattr(value, f.name)) for f in fields)
-        case _:
-            return value
-
-
-def sealed(data: bytes) -> bytes:
-    """`data` with size, content hash and checksum put right, as a hostile writer would."""
-    body = data[64:]
-    covered = struct.pack("<Q8x", len(data)) + hashlib.sha256(body).digest()
-    return data[:12] + struct.pack("<I", zlib.crc32(body, zlib.crc32(covered))) + covered + body
 
 
 def patched(offset: int, form: str, *values: int) -> bytes:
@@ -317,7 +291,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "type-of-port": (lambda: patched(104, "<I", 0), "input type: 0 stands for nothing"),
     "type-of-port-unknown": (lambda: patched(136, "<I", 6), "output type: 6 stands for nothing"),
-    "kind-of-layer": (lambda: patched(layer_at(1), "<I", 9), "layer 1, kind: 9 stands for"),
+    "kind-of-layer": (lambda: patched(layer_at(1), "<I", 13), "layer 1, kind: 13 stands for"),
     "reads-later-tensor": (
         lambda: patched(layer_at(1) + 4, "<I", 2),
         "layer 1 reads tensors 2 and 4294967295 before they are written",

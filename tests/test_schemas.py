@@ -34,6 +34,7 @@ OUTPUTS = {
         "compare model.tflite --data data.npz --per-layer",
         "compare parts.tflite",
         "compare model.tflite --device all --emulation source --limit 3",
+        "compare model.tflite --limit 2 --with litert,litert-ref,ort",
     ),
     "demo": ("demo --limit 5",),
     "bench": ("bench model.tflite --seconds 0.1 --against=",),

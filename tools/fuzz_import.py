@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load damaged copies of model files and report whatever is not a clean refusal.
 
-    python tools/fuzz_import.py model.tflite --count 10000 --seed 1
+    python tools/fuzz_import.py model.tflite model.onnx --count 10000 --seed 1
 
 Each copy is truncated, has bytes or bits changed, or has 32-bit words set to values that break
-careless readers. Loading has to give a Graph without problems or an ImportModelError, in time.
+careless readers. Of an ONNX file every second copy is a sound message with wrong content: other
+lengths, operators, attributes, constants, or connections. Loading has to give a Graph without
+problems or an ImportModelError, in time.
 Exit code 1 if it does not; the offending copies are kept in --keep.
 """
 
@@ -21,7 +23,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
+
 from akida_backend.errors import ImportModelError
+from akida_backend.graph_check import graph_problems
 from akida_backend.loading import load
 
 WORDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
@@ -49,6 +54,70 @@ def damaged(content: bytes, seed: int, count: int) -> Iterator[bytes]:
         yield bytes(copy)
 
 
+LENGTHS = (-(2**63), -1, 0, 1, 2, 3, 7, 2**15, 2**31 - 1, 2**40, 2**63 - 1)
+REALS = (0.0, -1.0, 1e-45, 1e38, float("inf"), float("nan"))
+
+
+def damaged_messages(content: bytes, seed: int, count: int) -> Iterator[bytes]:
+    """`count` ONNX files that parse, but say something else."""
+    choose = random.Random(seed)
+    original = onnx.ModelProto.FromString(content)
+    for _ in range(count):
+        model = onnx.ModelProto()
+        model.CopyFrom(original)
+        for _ in range(choose.choice((1, 1, 2, 4))):
+            _damage(model.graph, choose)
+        yield bytes(model.SerializeToString())
+
+
+def _damage(graph: onnx.GraphProto, choose: random.Random) -> None:
+    if not graph.node:
+        return
+    node, other = choose.choice(graph.node), choose.choice(graph.node)
+    match choose.randrange(8):
+        case 0 if graph.initializer:
+            tensor = choose.choice(graph.initializer)
+            if tensor.dims:
+                tensor.dims[choose.randrange(len(tensor.dims))] = choose.choice(LENGTHS)
+        case 1 if graph.initializer:
+            tensor = choose.choice(graph.initializer)
+            tensor.data_type = choose.choice((1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 16, 21, 22, 99))
+        case 2 if graph.initializer:
+            tensor = choose.choice(graph.initializer)
+            raw = bytearray(tensor.raw_data)
+            if len(raw) >= 4:
+                place = choose.randrange(len(raw) - 3)
+                struct.pack_into("<f", raw, place & ~3, choose.choice(REALS))
+                tensor.raw_data = bytes(raw)
+        case 3 if node.attribute:
+            attribute = choose.choice(node.attribute)
+            if attribute.ints:
+                attribute.ints[choose.randrange(len(attribute.ints))] = choose.choice(LENGTHS)
+            else:
+                attribute.i, attribute.f = choose.choice(LENGTHS), choose.choice(REALS)
+        case 4:
+            node.op_type, node.domain = other.op_type, other.domain
+        case 5 if node.input and other.input:
+            node.input[choose.randrange(len(node.input))] = choose.choice(other.input)
+        case 6 if node.input:
+            del node.input[choose.randrange(len(node.input))]
+        case _:
+            values = [*graph.input, *graph.output, *graph.value_info]
+            shape = choose.choice(values).type.tensor_type.shape
+            if shape.dim:
+                choose.choice(shape.dim).dim_value = choose.choice(LENGTHS)
+
+
+def copies(model: Path, seed: int, count: int) -> Iterator[bytes]:
+    """Damaged copies of a model file of either format."""
+    content = model.read_bytes()
+    if model.suffix != ".onnx":
+        yield from damaged(content, seed, count)
+        return
+    yield from damaged(content, seed, count - count // 2)
+    yield from damaged_messages(content, seed, count // 2)
+
+
 def outcome(content: bytes) -> str:
     """What loading gives: "loaded", "refused", or a description of what went wrong."""
     try:
@@ -57,7 +126,7 @@ def outcome(content: bytes) -> str:
         return "refused"
     except Exception:
         return traceback.format_exc()
-    return "; ".join(graph.problems()) or "loaded"
+    return "; ".join(graph_problems(graph)) or "loaded"
 
 
 def main() -> int:
@@ -78,8 +147,7 @@ def main() -> int:
     tally: collections.Counter[str] = collections.Counter()
     slowest = 0.0
     for model in options.models:
-        content = model.read_bytes()
-        for number, copy in enumerate(damaged(content, options.seed, options.count)):
+        for number, copy in enumerate(copies(model, options.seed, options.count)):
             start = time.monotonic()
             result = outcome(copy)
             elapsed = time.monotonic() - start

@@ -146,6 +146,15 @@ def _compare(parser: argparse.ArgumentParser) -> None:
         "--per-layer", action="store_true", help="also compare every device tensor with its source"
     )
     parser.add_argument(
+        "--with",
+        dest="runtimes",
+        type=_names,
+        default=(),
+        metavar="NAMES",
+        help="run the original in installed runtimes as well, one row each: ort, ort-noopt, "
+        "litert, litert-ref, tflite-runtime, separated by commas",
+    )
+    parser.add_argument(
         "--min-agreement",
         type=_fraction,
         metavar="F",
@@ -167,7 +176,8 @@ def _compile(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="OUT.akp",
         required=True,
-        help="write the plan, which run, compare and InferenceSession take like a model",
+        help="write the plan, which run, compare and InferenceSession take like a model; "
+        "OUT.onnx, OUT.tflite: for onnxruntime and TFLite runtimes with this package's plug-ins",
     )
     _options(parser)
 
@@ -188,7 +198,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=_seconds, default=3.0, metavar="S", help="time to spend (default: 3)"
     )
-    _options(parser)
+    _options(parser, without=("threads",))
 
 
 def _ops(parser: argparse.ArgumentParser) -> None:
@@ -273,6 +283,10 @@ _HELP: Final = {
     **{option.name: "" for option in dataclasses.fields(Options)},
     **_attribute_texts(Options),
 }
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _fraction(text: str) -> float:

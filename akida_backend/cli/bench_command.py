@@ -18,6 +18,8 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.device.casefold() == ALL_DEVICES:
         raise InputError("bench needs one device; inspect and compare take 'all'")
     named = None if parsed.against is None else [n for n in parsed.against.split(",") if n]
+    options = options_of(parsed)
+    del options["threads"]  # of every side, not of the simulation alone
     result = bench(
         loading.load(parsed.model),
         against=named,
@@ -25,7 +27,7 @@ def run(parsed: argparse.Namespace) -> int:
         batch=parsed.batch,
         seconds=parsed.seconds,
         device=parsed.device,
-        **options_of(parsed),
+        **options,
     )
     show(parsed, bench_document(result), result)
     return HOLDS

@@ -22,6 +22,7 @@ def run(parsed: argparse.Namespace) -> int:
             limit=parsed.limit,
             output=parsed.output,
             per_layer=parsed.per_layer,
+            runtimes=parsed.runtimes,
             progress=advance,
             **options_of(parsed),
         )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 
 from akida_backend import compiler
 from akida_backend.cli import HOLDS
@@ -14,7 +15,7 @@ from akida_backend.compiled import plan_of
 from akida_backend.document import Document, Lines, Table
 from akida_backend.errors import InputError
 from akida_backend.plan import DeviceSegment, Plan
-from akida_backend.plan_format import check_ending, content_hash, save_plan
+from akida_backend.plan_format import check_ending, content_hash, is_plan, save_plan
 from akida_backend.program_format import content_hash as program_hash
 from akida_backend.program_format import program_to_bytes
 from akida_backend.report import (
@@ -37,7 +38,8 @@ def run(parsed: argparse.Namespace) -> int:
     plan = compiler.compile(parsed.model, device=parsed.device, **options_of(parsed))
     data = save_plan(plan, parsed.out)
     programs = _programs(plan)
-    written = {"path": parsed.out, "bytes": len(data), "content_hash": content_hash(data)}
+    digest = content_hash(data) if is_plan(data) else hashlib.sha256(data).hexdigest()
+    written = {"path": parsed.out, "bytes": len(data), "content_hash": digest}
     show(parsed, _document(plan, programs, written), {
         "schema_version": SCHEMA_VERSION,
         "model": model_json(plan.graph),

@@ -9,7 +9,7 @@ from akida_backend import compiler, loading
 from akida_backend.cli import FAILED, HOLDS
 from akida_backend.cli.arguments import options_of
 from akida_backend.cli.output import say, show
-from akida_backend.compare import ALL_DEVICES, supported_devices
+from akida_backend.compare import ALL_DEVICES, comparable_devices
 from akida_backend.compiled import plan_of, with_run_options
 from akida_backend.devices import devices
 from akida_backend.document import Lines, Table
@@ -46,8 +46,10 @@ def _plans(parsed: argparse.Namespace, options: dict[str, object]) -> list[Plan]
         return [with_run_options(saved, parsed.device_given, options)]
     graph = loading.load(parsed.model)
     every = parsed.device.casefold() == ALL_DEVICES
-    names = supported_devices() if every else (parsed.device,)
-    return [compiler.compile(graph, device=name, **options) for name in names]
+    names = comparable_devices(options) if every else (parsed.device,)
+    # Placement does not depend on how well the weights of Akida 1.0 are chosen.
+    placing = {**options, "allow_uncalibrated": True}
+    return [compiler.compile(graph, device=name, **placing) for name in names]
 
 
 def _devices(plans: list[Plan]) -> Table:
@@ -63,7 +65,7 @@ def _devices(plans: list[Plan]) -> Table:
     )
     compiled = {plan.device.name for plan in plans}
     rows += tuple(
-        (other.name, "not compiled for yet", "", "")
+        (other.name, "needs calibration inputs", "", "")
         for other in devices()
         if other.name not in compiled
     )

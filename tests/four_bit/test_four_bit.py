@@ -163,7 +163,12 @@ def test_beats_rounding_to_nearest_on_new_inputs() -> None:
     better = 0
     for seed in range(6):
         layers, inputs, code = image_chain(seed)
-        fresh = np.random.default_rng(seed + 100).integers(-128, 128, inputs[0].shape) * code.scale
+        fresh: Reals = (
+            np.random.default_rng(seed + 100)
+            .integers(-128, 128, inputs[0].shape)
+            .astype(np.float64)
+            * code.scale
+        )
         last = layers[-1]
         new = sources(layers, fresh)
         wanted = convolved(new[-1], last, last.weights) + last.bias

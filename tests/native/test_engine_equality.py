@@ -229,11 +229,11 @@ def tables_of_two_parts(shift: int) -> NDArray[np.int16]:
     return np.concatenate([first, ramp - first]).astype(np.int16)
 
 
-def two_parts(*, same: bool, dense: bool) -> Callable[[], Program]:
+def two_parts(*, same: bool, dense: bool, shift: int = 37) -> Callable[[], Program]:
     """An input of two parts whose readers have equal weights for both, or not."""
 
     def build() -> Program:
-        chain = Chain(11).two_parts(6, 5, 4, tables_of_two_parts(37))
+        chain = Chain(11).two_parts(6, 5, 4, tables_of_two_parts(shift))
         shape = (9, 6, 5, 8) if dense else (9, 3, 3, 8)
         weights = chain.rng.integers(-128, 128, shape).astype(np.int8)
         if same:
@@ -273,6 +273,8 @@ def joined_pixels() -> Program:
         pytest.param(low_bits, id="low-bits"),
         pytest.param(two_parts(same=True, dense=False), id="two-parts-joined"),
         pytest.param(two_parts(same=True, dense=True), id="two-parts-joined-dense"),
+        pytest.param(two_parts(same=True, dense=False, shift=-7), id="two-parts-above"),
+        pytest.param(two_parts(same=True, dense=False, shift=-127), id="two-parts-hardly-negative"),
         pytest.param(two_parts(same=False, dense=False), id="two-parts"),
         pytest.param(joined_pixels, id="joined-pixels"),
     ],

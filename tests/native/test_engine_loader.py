@@ -8,6 +8,7 @@ import hashlib
 import struct
 import zlib
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -20,6 +21,7 @@ from akida_backend.errors import ProgramError
 from akida_backend.program_format import program_from_bytes, program_to_bytes
 from akida_backend.simulator import Simulator
 
+CORPUS = Path(__file__).with_name("corpus")
 HEADER = 64
 WORDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
@@ -182,11 +184,18 @@ def test_agrees_with_the_python_reader_on_damaged_programs(loader: Loader) -> No
     assert tally["accepted"] > 50
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.iterdir()))
+def test_the_fuzzers_corpus_is_refused_or_runs(loader: Loader, name: str) -> None:
+    data = (CORPUS / name).read_bytes()
+    loader.problem(data)  # as it stands, whatever the verdict
+    tally: Counter[str] = Counter()
+    assert_readers_agree(loader, sealed(data), tally)
+    assert tally == {"refused" if name.startswith("refused") else "accepted": 1}
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("first", range(100, 1100, 50))
-def test_agrees_with_the_python_reader_on_many_damaged_programs(
-    loader: Loader, first: int
-) -> None:
+def test_agrees_with_the_python_reader_on_many_damaged_programs(loader: Loader, first: int) -> None:
     tally: Counter[str] = Counter()
     for seed in range(first, first + 50):
         for copy in mutations(program_to_bytes(seeded_program(seed)), seed, 100):

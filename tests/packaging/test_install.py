@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"akida_backend": "akida_backend", "importers": "akida_backend/importers",
             "ops": "akida_backend/ops"}  # fmt: skip
+NOT_INSTALLED = "akida_backend/native"  # sources of the engine
 LINKS = ("akida_backend/importers", "akida_backend/ops")
 BUILD_INPUTS = ("pyproject.toml", "README.md", "LICENSE", "akida_backend", "importers", "ops")
 DEPENDENCIES = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
@@ -61,15 +62,19 @@ def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("--sdist", checkout, tmp_path_factory.mktemp("sdist"))
 
 
-def build(kind: str, source: Path, out: Path) -> Path:
-    run("-m", "build", kind, "--no-isolation", "--outdir", str(out), str(source), folder=out)
+def build(kind: str, source: Path, out: Path, **variables: str) -> Path:
+    command = ("-m", "build", kind, "--no-isolation", "--outdir", str(out), str(source))
+    run(*command, folder=out, **variables)
     (made,) = out.iterdir()
     return made
 
 
-def run(*arguments: str, folder: Path, path: str | None = None) -> str:
-    """Run Python in `folder`; with `path`, importing from there and no other site folder."""
-    environment = dict(os.environ)
+def run(*arguments: str, folder: Path, path: str | None = None, **variables: str) -> str:
+    """Run Python in `folder`; with `path`, importing from there and no other site folder.
+
+    Builds leave out the native engine, which takes a while, unless there are `variables`.
+    """
+    environment = {**os.environ, **(variables or {"SKBUILD_WHEEL_CMAKE": "false"})}
     if path is not None:
         arguments = ("-S", *arguments)  # an editable install of the checkout would come first
         environment["PYTHONPATH"] = os.pathsep.join([path, *sorted(DEPENDENCIES)])
@@ -110,7 +115,8 @@ def payload(wheel: Path) -> dict[str, bytes]:
 def test_wheel_holds_the_tree_each_file_once(wheel: Path, checkout: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert sorted(n for n in names if ".dist-info/" not in n) == package_files(checkout)
+    expected = [n for n in package_files(checkout) if not n.startswith(f"{NOT_INSTALLED}/")]
+    assert sorted(n for n in names if ".dist-info/" not in n) == expected
     assert {n.split("/")[-1] for n in names if ".dist-info/" in n} >= {"LICENSE", "METADATA"}
 
 
@@ -166,3 +172,38 @@ def test_editable_install_imports_the_checkout_and_new_files_in_it(
     resolved = [Path(file).resolve() for file in files]
     folders = (checkout / "akida_backend", checkout / "importers", checkout / "ops")
     assert resolved == [folder / "__init__.py" for folder in folders]
+
+
+NOWHERE = {"CC": "/nowhere", "CXX": "/nowhere"}
+
+
+def test_a_compiler_that_fails_gives_a_wheel_for_any_platform(
+    checkout: Path, wheel: Path, tmp_path: Path
+) -> None:
+    made = build("--wheel", checkout, tmp_path, AKIDA_BACKEND_REQUIRE_NATIVE="", **NOWHERE)
+    assert made.name.endswith("-py3-none-any.whl")
+    assert payload(made) == payload(wheel)
+
+
+def test_a_compiler_that_fails_is_an_error_where_the_engine_is_required(
+    checkout: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match="CMake configuration failed"):
+        build("--wheel", checkout, tmp_path, AKIDA_BACKEND_REQUIRE_NATIVE="1", **NOWHERE)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_the_engine_is_built_into_a_wheel_of_its_platform(checkout: Path, tmp_path: Path) -> None:
+    before = sorted(checkout.rglob("*"))
+    made = build("--wheel", checkout, tmp_path, AKIDA_BACKEND_REQUIRE_NATIVE="1")
+    assert sorted(checkout.rglob("*")) == before, "building leaves files among the sources"
+    assert "-py3-none-" in made.name
+    assert not made.name.endswith("-any.whl")
+    added = payload(made).keys() - set(package_files(checkout))
+    header = "akida_backend/include/akida_backend.h"
+    assert header in added
+    library = {n for n in added if n.startswith("akida_backend/lib/libakida_backend.")}
+    assert len(library) == 1
+    kernels = {n for n in added if n.startswith("akida_backend/lib/libakida_backend_")}
+    assert added == {header, *library, *kernels}

@@ -95,6 +95,51 @@ AKIDA_BACKEND_API void akida_backend_context_free(akida_backend_context* context
 AKIDA_BACKEND_API int akida_backend_run(akida_backend_context* context, const void* input,
                                         void* output, void* raw, size_t batch);
 
+/* Host operations in the arithmetic of the model's own runtime, bit for bit. All return 0, or -1
+ * on failure; nothing is allocated; `from` and `to` do not overlap. */
+
+/* Integers that stand for ``scale * (stored - zero_point)``. */
+typedef struct akida_backend_codes {
+  int32_t type; /* akida_backend_type */
+  int32_t zero_point;
+  float scale;
+} akida_backend_codes;
+
+typedef enum akida_backend_arithmetic {
+  AKIDA_BACKEND_TFLITE = 0, /* ties away from zero; integers are rounded twice */
+  AKIDA_BACKEND_ONNX = 1    /* ties to even; through float32 */
+} akida_backend_arithmetic;
+
+/* To INT8, UINT8 or INT16. Values beyond the range saturate, not-a-number is real zero. */
+AKIDA_BACKEND_API int akida_backend_quantize(const float* from, void* to, size_t count,
+                                             const akida_backend_codes* codes,
+                                             akida_backend_arithmetic arithmetic);
+
+/* From INT8, UINT8, INT16 or INT32. */
+AKIDA_BACKEND_API int akida_backend_dequantize(const void* from, float* to, size_t count,
+                                               const akida_backend_codes* codes);
+
+/* Among INT8, UINT8 and INT16. */
+AKIDA_BACKEND_API int akida_backend_requantize(const void* from, void* to, size_t count,
+                                               const akida_backend_codes* from_codes,
+                                               const akida_backend_codes* to_codes,
+                                               akida_backend_arithmetic arithmetic);
+
+/* Exponentials of the distances 0 to 255 below a row's largest code, for the next function. */
+AKIDA_BACKEND_API int akida_backend_softmax_table(const akida_backend_codes* codes, double beta,
+                                                  int32_t powers[256]);
+
+/* Rows of at most 4095 INT8 or UINT8, TFLite's fixed point. The result's scale is 1 / 256, its
+ * zero point the type's lowest code. */
+AKIDA_BACKEND_API int akida_backend_softmax(const void* from, void* to, size_t rows, size_t length,
+                                            const int32_t powers[256], int32_t from_type,
+                                            int32_t to_type);
+
+/* `batch` matrices of values of any size: NHWC to NCHW has height * width rows and a column per
+ * channel, and back the other way round. */
+AKIDA_BACKEND_API int akida_backend_transpose(const void* from, void* to, size_t batch, size_t rows,
+                                              size_t columns, size_t value_bytes);
+
 #ifdef __cplusplus
 }
 #endif

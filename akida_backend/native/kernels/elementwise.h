@@ -120,7 +120,8 @@ void add_in_16_bits(const Add& job, const uint8_t* a, const uint8_t* b, uint8_t*
   for (int32_t c = 0; c < job.channels; c += 4 * I::lanes) {
     const auto codes = I::add_bytes(I::load_bytes(a + c), I::load_bytes(b + c), job.a_shift,
                                     job.b_shift, static_cast<int>(job.constant), job.shift);
-    I::store_whole(to + c, I::clamp(codes, job.lowest + c * step, job.highest + c * step), job.channels - c);
+    const auto clamped = I::clamp(codes, job.lowest + c * step, job.highest + c * step);
+    I::store_whole(to + c, clamped, job.channels - c);
   }
 }
 
@@ -141,7 +142,8 @@ void add_in_32_bits(const Add& job, const uint8_t* a, const uint8_t* b, uint8_t*
       first[v] = I::shift_right(I::add(sum, constant), by);
     }
     const auto codes = I::pack(first[0], first[1], first[2], first[3]);
-    I::store_whole(to + c, I::clamp(codes, job.lowest + c * step, job.highest + c * step), job.channels - c);
+    const auto clamped = I::clamp(codes, job.lowest + c * step, job.highest + c * step);
+    I::store_whole(to + c, clamped, job.channels - c);
   }
 }
 
@@ -235,67 +237,69 @@ void encode(const Encode* job, const uint8_t* host, uint8_t* arena) {
   }
 }
 
-template <class T>
-void* narrowed(const int32_t* values, int64_t count, void* to) {
-  auto* bytes = static_cast<uint8_t*>(to);
+// Host integers of some codes. Beyond 2**52 a double has no fraction: adding rounds half to even,
+// and leaves the integer in the lower bits.
+template <class Code, class Host>
+void decode_values(const Decode& job, const Code* __restrict codes, int64_t count,
+                   const double* __restrict factor, const double* __restrict least,
+                   const double* __restrict most, uint8_t* __restrict host) {
+  constexpr double integers_only = 6755399441055744.0;  // 1.5 * 2**52
+  const auto zero_point = static_cast<uint32_t>(job.zero_point);
+  const int32_t offset = job.offset;
   for (int64_t i = 0; i < count; i++) {
-    const auto value = static_cast<T>(values[i]);
-    std::memcpy(bytes + i * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
+    double real = (int32_t{codes[i]} - offset) * factor[i];
+    real = real < least[i] ? least[i] : real;
+    real = (real > most[i] ? most[i] : real) + integers_only;
+    int64_t bits;
+    std::memcpy(&bits, &real, sizeof bits);
+    const auto value = static_cast<Host>(static_cast<uint32_t>(bits) + zero_point);
+    std::memcpy(host + i * static_cast<int64_t>(sizeof value), &value, sizeof value);
   }
-  return bytes + count * static_cast<int64_t>(sizeof(T));
 }
 
-// Host integers in place of codes.
-void decode_codes(const Decode& job, int32_t* codes, const double* factor, int64_t count) {
-  // Round half to even: beyond 2**52 a double has no fraction, and adding rounds so.
-  constexpr double integers_only = 6755399441055744.0;  // 1.5 * 2**52
-  const double zero_point = job.zero_point, low = job.low, high = job.high;
-  // Beyond these the result is low or high all the same.
-  const double least = low - zero_point - 1, most = high - zero_point + 1;
-  for (int64_t i = 0; i < count; i++) {
-    double real = codes[i] * factor[i];
-    real = real < least ? least : real;
-    real = real > most ? most : real;
-    real = (real + integers_only) - integers_only + zero_point;
-    real = real < low ? low : real;
-    codes[i] = static_cast<int32_t>(real > high ? high : real);
+template <class Code>
+uint8_t* decode_pixel(const Decode& job, const uint8_t* pixel, uint8_t* host) {
+  const auto* codes = reinterpret_cast<const Code*>(pixel);
+  const int64_t count = job.channels;
+  const double *factor = job.factor, *least = job.least, *most = job.most;
+  switch (job.type) {
+    case 1:
+    case 2:
+      decode_values<Code, uint8_t>(job, codes, count, factor, least, most, host);
+      return host + count;
+    case 3:
+    case 4:
+      decode_values<Code, uint16_t>(job, codes, count, factor, least, most, host);
+      return host + 2 * count;
+    default:
+      decode_values<Code, int32_t>(job, codes, count, factor, least, most, host);
+      return host + 4 * count;
   }
+}
+
+// The device's own codes.
+uint8_t* copy_pixel(const Decode& job, const uint8_t* pixel, uint8_t* raw) {
+  if (!job.wide) {
+    for (int32_t c = 0; c < job.channels; c++) raw[c] = static_cast<uint8_t>(pixel[c] - job.offset);
+    return raw + job.channels;
+  }
+  const auto* sums = reinterpret_cast<const int32_t*>(pixel);
+  for (int32_t c = 0; c < job.channels; c++) {
+    const int32_t code = smaller(larger(sums[c], job.clamp_low[c]), job.clamp_high[c]);
+    std::memcpy(raw + 4 * int64_t{c}, &code, sizeof code);
+  }
+  return raw + 4 * int64_t{job.channels};
 }
 
 void decode(const Decode* job, const uint8_t* arena, void* host, void* raw) {
-  constexpr int64_t portion = 256;
-  int32_t codes[portion];
+  auto* to = static_cast<uint8_t*>(host);
+  auto* raw_to = static_cast<uint8_t*>(raw);
   for (int64_t y = 0; y < job->height; y++) {
-    for (int64_t x = 0; x < job->width; x++) {
-      const uint8_t* pixel =
-          arena + job->source.start + y * job->source.row + x * job->source.pixel;
-      for (int64_t first = 0; first < job->channels; first += portion) {
-        const int64_t count = smaller<int64_t>(portion, job->channels - first);
-        if (job->wide) {
-          const auto* sums = reinterpret_cast<const int32_t*>(pixel) + first;
-          const int32_t *low = job->clamp_low + first, *high = job->clamp_high + first;
-          for (int64_t i = 0; i < count; i++) codes[i] = smaller(larger(sums[i], low[i]), high[i]);
-        } else {
-          for (int64_t i = 0; i < count; i++) codes[i] = pixel[first + i] - job->offset;
-        }
-        if (raw != nullptr) {
-          raw = job->wide ? narrowed<int32_t>(codes, count, raw)
-                          : narrowed<uint8_t>(codes, count, raw);
-        }
-        decode_codes(*job, codes, job->factor + first, count);
-        switch (job->type) {
-          case 1:
-          case 2:
-            host = narrowed<uint8_t>(codes, count, host);
-            break;
-          case 3:
-          case 4:
-            host = narrowed<uint16_t>(codes, count, host);
-            break;
-          default:
-            host = narrowed<int32_t>(codes, count, host);
-        }
-      }
+    const uint8_t* pixel = arena + job->source.start + y * job->source.row;
+    for (int64_t x = 0; x < job->width; x++, pixel += job->source.pixel) {
+      to = job->wide ? decode_pixel<int32_t>(*job, pixel, to)
+                     : decode_pixel<uint8_t>(*job, pixel, to);
+      if (raw_to != nullptr) raw_to = copy_pixel(*job, pixel, raw_to);
     }
   }
 }

@@ -186,10 +186,20 @@ struct Decode {
   const int32_t* clamp_low;  // of int32 codes, per channel: the activation
   const int32_t* clamp_high;
   const double* factor;      // per channel
-  double zero_point;
-  double low;
-  double high;
+  const double* least;       // per channel: what the real, zero point apart, is clamped to,
+  const double* most;        // integers both
+  int32_t zero_point;
   int32_t type;              // akida_backend_type of the host
+};
+
+// Integers that stand for ``scale * (stored - zero_point)`` on the host.
+struct HostCodes {
+  float scale;
+  int32_t zero_point;
+  int32_t low;
+  int32_t high;
+  int32_t bytes;         // of a value
+  int32_t ties_to_even;  // or away from zero
 };
 
 using Region = void (*)(const void* job, uint8_t* arena, int64_t arena_step, int64_t samples,
@@ -211,9 +221,12 @@ struct KernelTable {
   void (*encode)(const Encode* job, const uint8_t* host, uint8_t* arena);
   // `raw` may be null: 8-bit or int32 codes.
   void (*decode)(const Decode* job, const uint8_t* arena, void* host, void* raw);
+  // 8 and 16 bits; the second one 32 as well.
+  void (*quantize)(const HostCodes* codes, const float* from, void* to, int64_t count);
+  void (*dequantize)(const HostCodes* codes, const void* from, float* to, int64_t count);
 };
 
-constexpr uint32_t kernel_table_version = 1;
+constexpr uint32_t kernel_table_version = 2;
 
 }  // namespace akida_backend
 

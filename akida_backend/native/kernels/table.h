@@ -6,6 +6,7 @@
 #include "convolution.h"
 #include "depthwise.h"
 #include "elementwise.h"
+#include "host_values.h"
 
 #if defined(__GNUC__)
 #define AKIDA_BACKEND_EXPORT extern "C" __attribute__((visibility("default")))
@@ -17,8 +18,9 @@
 #define AKIDA_BACKEND_KERNELS(name, Quads, Pairs, quad_limit)                                     \
   AKIDA_BACKEND_EXPORT const akida_backend::KernelTable* akida_backend_kernel_table() {           \
     static constexpr akida_backend::KernelTable table = {                                         \
-        kernel_table_version, name,         Quads::lanes, quad_limit, convolution<Quads, Pairs>,  \
-        depthwise<Quads, Pairs>, finish<Quads>, max_pool, add<Quads>, copy, encode, decode};      \
+        kernel_table_version, name, Quads::lanes, quad_limit, convolution<Quads, Pairs>,          \
+        depthwise<Quads, Pairs>, finish<Quads>, max_pool, add<Quads>, copy, encode, decode,       \
+        quantize, dequantize};                                                                    \
     return &table;                                                                                \
   }
 

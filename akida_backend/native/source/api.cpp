@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // The C interface: no exception leaves it.
 #include <memory>
-#include <new>
 #include <string>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "akida_backend.h"
 #include "context.h"
 #include "kernel_library.h"
 #include "plan.h"
+#include "thread_error.h"
 
 #ifndef AKIDA_BACKEND_VERSION
 #define AKIDA_BACKEND_VERSION "unknown"
 #endif
 
 using akida_backend::Context;
-using akida_backend::Failure;
 using akida_backend::Plan;
+using akida_backend::guarded;
+using akida_backend::require;
 
 struct akida_backend_program {
   std::shared_ptr<const Plan> plan;
@@ -32,29 +37,11 @@ constexpr int most_threads = 256;
 // Not a std::string: it must not need memory.
 thread_local char last_error[512] = "";
 
-void keep_error(const char* text) {
-  size_t i = 0;
-  for (; text[i] != 0 && i + 1 < sizeof last_error; i++) last_error[i] = text[i];
-  last_error[i] = 0;
-}
-
-// What `action` returns, or `failed` and the error kept.
-template <class Result, class Action>
-Result guarded(Result failed, const Action& action) {
-  try {
-    return action();
-  } catch (const std::bad_alloc&) {
-    keep_error("memory does not suffice");
-  } catch (const std::exception& error) {
-    keep_error(error.what());
-  } catch (...) {
-    keep_error("unknown error");
-  }
-  return failed;
-}
-
-void require(bool condition, const char* problem) {
-  if (!condition) throw Failure(problem);
+// Planning takes several times the memory that it leaves in use; some allocators keep the rest.
+void give_memory_back() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
 }
 
 void check_threads(int threads) {
@@ -62,6 +49,12 @@ void check_threads(int threads) {
 }
 
 }  // namespace
+
+void akida_backend::keep_error(const char* text) {
+  size_t i = 0;
+  for (; text[i] != 0 && i + 1 < sizeof last_error; i++) last_error[i] = text[i];
+  last_error[i] = 0;
+}
 
 extern "C" {
 
@@ -96,7 +89,9 @@ akida_backend_program* akida_backend_program_load(const void* bytes, size_t size
                              ? akida_backend::default_instruction_set()
                              : akida_backend::instruction_set(instruction_set);
     const auto program = akida_backend::read_program(static_cast<const uint8_t*>(bytes), size);
-    return new akida_backend_program{akida_backend::make_plan(program, *chosen.kernels)};
+    auto* loaded = new akida_backend_program{akida_backend::make_plan(program, *chosen.kernels)};
+    give_memory_back();
+    return loaded;
   });
 }
 

@@ -13,7 +13,7 @@ constexpr int64_t shared_work = 400'000;
 constexpr int64_t chunks_per_thread = 4;
 // Samples run together as long as their arenas stay within a cache.
 constexpr int64_t group_bytes = 384 << 10;
-constexpr int64_t largest_group = 8;
+constexpr int64_t largest_group = 32;
 
 }  // namespace
 

@@ -162,7 +162,8 @@ const int32_t* pack_lanes(Storage& storage, int32_t vectors, int32_t lanes,
 
 Rescaler pack_rescaler(Storage& storage, int32_t vectors, int32_t lanes, int32_t offset,
                        const std::function<int64_t(int32_t)>& channel_at,
-                       const std::vector<ChannelRescale>& channels) {
+                       const std::vector<ChannelRescale>& channels,
+                       const std::vector<int32_t>& bias) {
   auto kind = Rescaling::direct;
   for_each_lane(vectors, lanes, channel_at, [&](size_t, size_t channel) {
     kind = std::max(kind, channels[channel].cheapest());
@@ -172,7 +173,9 @@ Rescaler pack_rescaler(Storage& storage, int32_t vectors, int32_t lanes, int32_t
   for_each_lane(vectors, lanes, channel_at, [&](size_t at, size_t channel) {
     const Constants constants = channels[channel].constants(kind);
     packed[at] = constants.multiplier;
-    packed[count + at] = constants.addend;
+    const auto product = static_cast<uint32_t>(constants.multiplier) *
+                         static_cast<uint32_t>(kind == Rescaling::direct ? bias[channel] : 0);
+    packed[count + at] = static_cast<int32_t>(static_cast<uint32_t>(constants.addend) + product);
     packed[2 * count + at] = constants.shift;
     packed[3 * count + at] = constants.low;
     packed[4 * count + at] = constants.high;

@@ -57,9 +57,11 @@ const int32_t* pack_lanes(Storage& storage, int32_t vectors, int32_t lanes,
                           const std::function<int64_t(int32_t)>& channel_at,
                           const std::function<int32_t(size_t)>& value);
 
+// With a bias of those `channels` where it can be a part of the addend: of Rescaling::direct.
 Rescaler pack_rescaler(Storage& storage, int32_t vectors, int32_t lanes, int32_t offset,
                        const std::function<int64_t(int32_t)>& channel_at,
-                       const std::vector<ChannelRescale>& channels);
+                       const std::vector<ChannelRescale>& channels,
+                       const std::vector<int32_t>& bias);
 
 // Bytes per channel, repeated to the bytes of four vectors.
 const uint8_t* pack_bytes(Storage& storage, int32_t vectors, int32_t lanes,

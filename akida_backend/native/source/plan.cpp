@@ -2,6 +2,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -174,7 +175,8 @@ class Planner {
       low = std::min<int>(low, program_.recode[i]);
       high = std::max<int>(high, program_.recode[i]);
     }
-    offsets_[0] = low == 0 ? 0 : std::max(-low, signed_offset);
+    // Sums of two parts may lie anywhere within 256 values around 0.
+    offsets_[0] = low == 0 ? 0 : std::max(-low, std::min(signed_offset, 255 - high));
     largest_input_ = high + offsets_[0];
     for (size_t tensor = 1; tensor < count; tensor++) {
       const Layer& layer = layer_writing(tensor);
@@ -402,20 +404,29 @@ class Planner {
       factor[c] = program_.factor[program_.factor.size() == 1 ? 0 : c];
     }
     job.factor = factor;
-    if (job.wide) {
-      auto* low = plan_->storage.make<int32_t>(channels);
-      auto* high = plan_->storage.make<int32_t>(channels);
-      for (size_t c = 0; c < channels; c++) {
-        const Limits limits = relu_limits(program_.layers.back(), c);
-        low[c] = static_cast<int32_t>(limits.low);
-        high[c] = static_cast<int32_t>(limits.high);
-      }
-      job.clamp_low = low;
-      job.clamp_high = high;
+    const double lowest = double(program_.low) - program_.zero_point;
+    const double highest = double(program_.high) - program_.zero_point;
+    const auto decoded = [&](double code, double by) {
+      return std::clamp(std::nearbyint(code * by), lowest, highest);
+    };
+    auto* least = plan_->storage.make<double>(channels);
+    auto* most = plan_->storage.make<double>(channels);
+    auto* low = plan_->storage.make<int32_t>(channels);
+    auto* high = plan_->storage.make<int32_t>(channels);
+    for (size_t c = 0; c < channels; c++) {
+      // The activation of accumulators; codes have theirs behind them.
+      const Limits limits = job.wide ? relu_limits(program_.layers.back(), c)
+                                     : Limits{INT32_MIN, INT32_MAX};
+      low[c] = static_cast<int32_t>(limits.low);
+      high[c] = static_cast<int32_t>(limits.high);
+      least[c] = decoded(low[c], factor[c]);
+      most[c] = decoded(high[c], factor[c]);
     }
+    job.least = least;
+    job.most = most;
+    job.clamp_low = low;
+    job.clamp_high = high;
     job.zero_point = program_.zero_point;
-    job.low = program_.low;
-    job.high = program_.high;
     job.type = static_cast<int32_t>(program_.output.type);
     plan_->raw_shape = {-1, job.height, job.width, job.channels};
     plan_->raw_type = tensor.bits == 32 ? 5 : tensor.is_signed ? 1 : 2;
@@ -477,7 +488,8 @@ class Planner {
     } else {
       const int offset = offsets_[number + 1];
       // Eight bits to the left saturate all but 0.
-      const int left = std::clamp(layer.output_shift, 0, 9), right = std::max(-layer.output_shift, 0);
+      const int left = std::clamp(layer.output_shift, 0, 9);
+      const int right = std::max(-layer.output_shift, 0);
       job->a_shift += left;
       job->b_shift += left;
       job->shift = right;
@@ -493,7 +505,10 @@ class Planner {
       };
       job->bits = fits(16) ? 16 : fits(32) ? 32 : 64;
       const auto [lowest, highest] = code_limits(number, /*activated=*/false);
-      job->limits_step = layer.activation == Activation::bounded_relu;
+      const auto differ = [](const std::vector<uint8_t>& codes) {
+        return std::any_of(codes.begin(), codes.end(), [&](uint8_t c) { return c != codes[0]; });
+      };
+      job->limits_step = differ(lowest) || differ(highest);
       // Operands and result without gaps, and with the same limits, are one long pixel per row.
       const auto packed = [&](const View& view) {
         return map_of(view).pixel == map.channels;
@@ -774,14 +789,27 @@ class Planner {
     };
   }
 
+  const int32_t* no_bias() {
+    if (zeros_ == nullptr) zeros_ = plan_->storage.make<int32_t>(static_cast<size_t>(4 * lanes_));
+    return zeros_;
+  }
+
   void fill_block(Block& block, int32_t vectors, const ChannelAt& channel,
                   const Channels& channels, int offset) {
     Storage& storage = plan_->storage;
     block.vectors = vectors;
-    block.bias = pack_lanes(storage, vectors, lanes_, channel,
-                            [&](size_t c) { return channels.bias[c]; });
-    if (channels.rescale.empty()) return;
-    block.rescaler = pack_rescaler(storage, vectors, lanes_, offset, channel, channels.rescale);
+    const auto own_bias = [&] {
+      return pack_lanes(storage, vectors, lanes_, channel,
+                        [&](size_t c) { return channels.bias[c]; });
+    };
+    if (channels.rescale.empty()) {
+      block.bias = own_bias();
+      return;
+    }
+    block.rescaler = pack_rescaler(storage, vectors, lanes_, offset, channel, channels.rescale,
+                                   channels.bias);
+    // Sums and products are modulo 2**32, so the addend can have it.
+    block.bias = block.rescaler.kind == Rescaling::direct ? no_bias() : own_bias();
     block.lowest = pack_bytes(storage, vectors, lanes_, channel, channels.lowest);
     block.highest = pack_bytes(storage, vectors, lanes_, channel, channels.highest);
   }
@@ -1049,7 +1077,8 @@ class Planner {
       block.source = wide;
       block.target = shape.first;
       if (table) {
-        block.to_table = pack_rescaler(storage, shape.vectors, lanes_, 0, channel, to_table);
+        block.to_table = pack_rescaler(storage, shape.vectors, lanes_, 0, channel, to_table,
+                                       constants.bias);
       } else if (layer.has_relu()) {
         const auto limit = [&](bool high) {
           return pack_lanes(storage, shape.vectors, lanes_, channel, [&](size_t c) {
@@ -1108,6 +1137,7 @@ class Planner {
   const KernelTable& kernels_;
   const Proof proof_;  // of the program before it was simplified: tensors and layers are the same
   const int32_t lanes_;
+  const int32_t* zeros_ = nullptr;
   std::unique_ptr<Plan> plan_;
   std::vector<int> offsets_;      // of storage, per tensor
   int64_t largest_input_ = 0;     // stored code

@@ -8,6 +8,7 @@ namespace {
 
 template <class T>
 Array<T> stored(Simplified& simplified, const std::vector<T>& values) {
+  if (values.empty()) return {};
   const size_t bytes = values.size() * sizeof(T);
   auto& memory = simplified.memory.emplace_back(new uint8_t[bytes]);
   std::memcpy(memory.get(), values.data(), bytes);

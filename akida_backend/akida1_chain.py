@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A segment of Akida 1.0 as the quantizer sees it: layers over real numbers, and their inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akida_backend.calibration import FEWEST_SAMPLES, Measured
+from akida_backend.candidate import LEVEL_BITS, Alias, Candidate, device_shape
+from akida_backend.constraints import LayerType, violations
+from akida_backend.devices import Device
+from akida_backend.four_bit import (
+    ImageCode,
+    InputCode,
+    LowBitCode,
+    QuantizedChain,
+    QuantizedLayer,
+    RealLayer,
+    Window,
+)
+from akida_backend.four_bit.rows import convolved
+from akida_backend.graph import (
+    NO_PADS,
+    ONE,
+    Add,
+    AnyArray,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Graph,
+    MaxPool2D,
+    Mean,
+    Opaque,
+    Operation,
+    Relu,
+    Reshape,
+    Transpose,
+)
+from akida_backend.lowering import filter_bank, real_clamp
+from akida_backend.parameters import FloatArray
+from akida_backend.partition import Region
+from akida_backend.program import Program
+from akida_backend.reference import run_operations
+from akida_backend.scales import image_code
+from akida_backend.simulator import Simulator
+
+TINY: Final = 1e-9  # a range of nothing
+CALIBRATION_VALUES: Final = (
+    1 << 27
+)  # of all maps of a segment; bounds the samples of large networks
+
+
+class Entry(Enum):
+    """How values of the host enter a segment."""
+
+    IMAGE = "the 8-bit image of an input layer"
+    CODE = "one 4-bit code"
+    # Twice the MACs on paper; but the second code is 0 for the lower half of the range, and
+    # Akida's time goes with the values that are not 0.
+    SUM = "two 4-bit codes that add up: 31 levels"
+    SIGNS = "two 4-bit codes: what is above zero, and what is below it without the sign"
+
+    @property
+    def parts(self) -> int:
+        """Codes per value."""
+        return 2 if self in (Entry.SUM, Entry.SIGNS) else 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """One layer of a segment.
+
+    Attributes:
+        candidate: What becomes the layer.
+        input: Program tensor it reads, under the name of the layer that wrote it.
+        shape: Of that tensor, (height, width, channels).
+        real: What the quantizer sees: one layer, or both halves of a separable one.
+    """
+
+    candidate: Candidate
+    input: str
+    shape: tuple[int, int, int]
+    real: tuple[RealLayer, ...]
+
+    @property
+    def is_diagonal(self) -> bool:
+        """A depthwise layer as a full convolution."""
+        return len(self.real) == 1 and self.real[0].depthwise
+
+    def averaged_map(self, graph: Graph) -> tuple[int, int]:
+        """Height and width of what global average pooling sums."""
+        average = self.candidate.average
+        assert average is not None
+        height, width, _ = device_shape(graph.tensors[average.input])
+        return height, width
+
+
+class Arriving:
+    """Stored values on the calibration inputs as they arrive behind quantized segments.
+
+    So that a segment makes up for the errors of those in front of it.
+    """
+
+    def __init__(self, measured: Measured) -> None:
+        self._measured, self._graph = measured, measured.graph
+        self._values = {name: measured.values[name] for name in measured.graph.inputs}
+
+    def stored(self, name: str) -> AnyArray:
+        """Values of a host tensor, computed in the source's arithmetic from what is known.
+
+        The source's values stand in for those of a graph that runs in portions, of a fixed batch,
+        and for those behind an operation that only a runtime can execute.
+        """
+        if self._graph.batch is not None:
+            return self._measured.values[name]
+        wanted = {name} - self._values.keys()
+        chosen: list[Operation] = []
+        for op in reversed(self._graph.operations):
+            if wanted.intersection(op.outputs):
+                chosen.append(op)
+                wanted.update(set(op.inputs) - self._values.keys())
+        if any(isinstance(op, Opaque) for op in chosen):
+            return self._measured.values[name]
+        run_operations(chosen[::-1], self._graph, self._values)
+        return self._values[name]
+
+    def pass_through(self, program: Program) -> None:
+        """Let a segment compute its output of what arrives."""
+        if self._graph.batch is not None:
+            return
+        arrived = self.stored(program.input.tensor)
+        self._values[program.output.tensor] = Simulator(program).run(arrived)
+
+
+def links_of(region: Region, graph: Graph) -> list[Link]:
+    canonical: dict[str, str] = {}
+    candidates: list[Candidate] = []
+    for candidate in region.candidates:
+        if isinstance(candidate, Alias):
+            (before,) = candidate.inputs
+            canonical[candidate.output] = canonical.get(before, before)
+        else:
+            candidates.append(candidate)
+    links = []
+    for candidate in candidates:
+        (name,) = candidate.inputs
+        read = canonical.get(name, name)
+        shape = device_shape(graph.tensors[read])
+        is_last = candidate is candidates[-1]
+        links.append(Link(candidate, read, shape, _real(candidate, shape, graph, is_last=is_last)))
+    return links
+
+
+def _real(
+    candidate: Candidate, shape: tuple[int, int, int], graph: Graph, *, is_last: bool
+) -> tuple[RealLayer, ...]:
+    """A candidate over real numbers."""
+    weighted = weighted_operations(candidate)
+    _, bound = real_clamp(candidate, graph)
+    pool = candidate.pool
+    halves = []
+    for op in weighted:
+        ends = op is weighted[-1]
+        halves.append(
+            RealLayer(
+                name=op.location.name,
+                weights=_real_weights(op, shape, graph),
+                bias=filter_bank(op, graph).bias,
+                depthwise=isinstance(op, DepthwiseConv2D),
+                stride=ONE if isinstance(op, FullyConnected) else op.stride,
+                pads=NO_PADS if isinstance(op, FullyConnected) else op.pads,
+                activated=ends and not is_last,
+                bound=bound if math.isfinite(bound) else None,
+                pool=Window(pool.window, pool.stride, pool.pads) if ends and pool else None,
+                average=ends and candidate.average is not None,
+                weight_bits=candidate.facts.weights_bits or LEVEL_BITS,
+                output_bits=LEVEL_BITS,
+            )
+        )
+    return tuple(halves)
+
+
+def weighted_operations(candidate: Candidate) -> list[Conv2D | DepthwiseConv2D | FullyConnected]:
+    """One operation, or both halves of a separable layer."""
+    return [
+        op
+        for op in candidate.operations
+        if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected)
+    ]
+
+
+def _real_weights(
+    op: Conv2D | DepthwiseConv2D | FullyConnected, shape: tuple[int, int, int], graph: Graph
+) -> FloatArray:
+    """OHWI, depthwise 1HWC; a dense layer is a kernel as large as the map it flattens."""
+    bank = filter_bank(op, graph)
+    along = (-1,) + (1,) * (bank.weights.ndim - 1)
+    real: FloatArray = bank.weights * bank.scale.reshape(along)
+    if isinstance(op, DepthwiseConv2D):
+        return np.moveaxis(real, 0, 3)
+    return real.reshape(len(real), *shape) if isinstance(op, FullyConnected) else real
+
+
+def entry_of(link: Link, graph: Graph, device: Device) -> Entry:
+    """How the first layer of a segment gets what the host holds."""
+    facts = link.candidate.facts
+    if link.candidate.layer is LayerType.INPUT_CONVOLUTIONAL:
+        return Entry.IMAGE
+    if _lowest_real(link.input, graph) < 0.0:
+        return Entry.SIGNS
+    _, _, channels = link.shape
+    doubled = dataclasses.replace(facts, input_channels=2 * channels)
+    return Entry.CODE if violations(doubled, device) else Entry.SUM
+
+
+def _lowest_real(name: str, graph: Graph) -> float:
+    """Smallest value a tensor can hold, by its range and the activation it went through."""
+    low, _ = graph.tensors[name].real_range
+    match graph.producers.get(name):
+        case Conv2D(activation=bound) | DepthwiseConv2D(activation=bound):
+            return max(low, bound.real_range[0])
+        case Add(activation=bound) | FullyConnected(activation=bound) | Relu(bound=bound):
+            return max(low, bound.real_range[0])
+        case MaxPool2D(input=before) | AveragePool2D(input=before) | Mean(input=before):
+            return max(low, _lowest_real(before, graph))
+        case Reshape(input=before) | Transpose(input=before):
+            return max(low, _lowest_real(before, graph))
+        case _:
+            return low
+
+
+def with_signs_apart(link: Link) -> Link:
+    """The layer on twice as many channels: the second half holds what is below zero, positive."""
+    first, *rest = link.real
+    weights = np.concatenate([first.weights, -first.weights], axis=-1)
+    bias = (
+        np.concatenate([first.bias, np.zeros_like(first.bias)]) if first.depthwise else first.bias
+    )
+    first = dataclasses.replace(first, weights=weights, bias=bias)
+    rest = [
+        dataclasses.replace(half, weights=np.concatenate([half.weights] * 2, axis=-1))
+        for half in rest
+    ]
+    return dataclasses.replace(link, real=(first, *rest))
+
+
+def quantizer_code(entry: Entry, link: Link, graph: Graph) -> InputCode:
+    """What the quantizer takes the input for; of its 32 levels a sum has 31."""
+    match entry:
+        case Entry.IMAGE:
+            return ImageCode(image_code(graph, link.input).scale[0])
+        case Entry.SUM:
+            return LowBitCode(LEVEL_BITS + 1)
+        case Entry.SIGNS | Entry.CODE:
+            return LowBitCode(LEVEL_BITS)
+
+
+def _sample_count(links: Sequence[Link], measured: Measured) -> int:
+    """Calibration inputs that a segment is quantized on."""
+    count = len(next(iter(measured.values.values())))
+    values = sum(math.prod(link.shape) for link in links)
+    return max(min(count, FEWEST_SAMPLES), min(count, CALIBRATION_VALUES // values))
+
+
+def source_values(
+    links: Sequence[Link], measured: Measured, entry: Entry
+) -> list[NDArray[np.floating]]:
+    """Real input of every real layer in the source."""
+    samples = _sample_count(links, measured)
+    sources: list[NDArray[np.floating]] = []
+    for link in links:
+        real = unsigned(measured.real(link.input, samples), Entry.CODE if sources else entry)
+        sources.append(real)
+        for half in link.real[:-1]:
+            sources.append(convolved(real, half, half.weights) + half.bias.astype(np.float32))
+    return sources
+
+
+def unsigned(real: FloatArray, entry: Entry) -> NDArray[np.floating]:
+    """What the quantizer gets of real values: the signs apart where there are two."""
+    if entry is Entry.SIGNS:
+        real = np.concatenate([np.maximum(real, 0), np.maximum(-real, 0)], axis=-1)
+    return real.astype(np.float32)
+
+
+def data_free_chain(links: Sequence[Link], entry: Entry, graph: Graph) -> QuantizedChain:
+    """Weights and codes as wide as the source's ranges, nothing chosen.
+
+    For placement; four bits chosen so do not keep a network's accuracy.
+    """
+    code = quantizer_code(entry, links[0], graph)
+    _, _, channels = links[0].shape
+    reach = graph.tensors[links[0].input].real_range
+    sides = [reach[1], -reach[0]] if entry is Entry.SIGNS else [reach[1]]
+    highest = (1 << LEVEL_BITS) - 1
+    levels = 2 * highest if entry is Entry.SUM else highest
+    input_scale = np.repeat([max(side, TINY) / levels for side in sides], channels)
+    if isinstance(code, ImageCode):
+        input_scale = np.full(channels, code.scale)
+    layers = []
+    scale = input_scale
+    for link in links:
+        for real in link.real:
+            wanted = real.weights * scale
+            axes = (0, 1, 2) if real.depthwise else (1, 2, 3)
+            most = (1 << (real.weight_bits - 1)) - 1
+            step = np.maximum(np.abs(wanted).max(axis=axes), TINY) / most
+            along = step if real.depthwise else step[:, None, None, None]
+            weights = np.rint(wanted / along).astype(np.int8)
+            area = math.prod(link.averaged_map(graph)) if real.average else 1
+            bound = math.inf if real.bound is None else real.bound
+            output_scale = np.full(len(step), bound / highest) if real.activated else None
+            layers.append(QuantizedLayer(weights, step / area, real.bias, output_scale))
+            scale = step if output_scale is None else output_scale
+    return QuantizedChain(input_scale, tuple(layers), (), ())

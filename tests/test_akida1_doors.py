@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Akida 1.0 plans through what users touch: sessions, saved plans, comparison, command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import networks
+import numpy as np
+import pytest
+
+from akida_backend.cli import main
+from akida_backend.compare import compare
+from akida_backend.compiler import compile as compile_model
+from akida_backend.plan import Plan
+from akida_backend.session import InferenceSession
+from akida_backend.tflite_writer import write_tflite
+from builders import random_inputs
+
+
+def calibrated(**options: object) -> Plan:
+    graph = networks.classifier()
+    return compile_model(graph, "akd1000", calibration=random_inputs(graph, 32, 1), **options)
+
+
+def test_a_saved_plan_computes_the_same(tmp_path: Path) -> None:
+    plan = calibrated(diagonal_depthwise=True)
+    plan.save(tmp_path / "plan.akp")
+    back = Plan.load(tmp_path / "plan.akp")
+    assert [program.generation for program in back.programs] == [1] * len(plan.programs)
+    feeds = random_inputs(plan.graph, 5, 3)
+    (expected,) = InferenceSession(plan).run(None, feeds)
+    (found,) = InferenceSession(tmp_path / "plan.akp").run(None, feeds)
+    np.testing.assert_array_equal(found, expected)
+    assert InferenceSession(back).get_providers() == ["AkidaSimulator(akd1000)", "Host(reference)"]
+
+
+def test_source_emulation_gives_the_source() -> None:
+    plan = calibrated()
+    feeds = random_inputs(plan.graph, 5, 3)
+    emulated = InferenceSession(plan, emulation="source").run(None, feeds)[0]
+    source = compile_model(
+        plan.graph, deny=tuple(f"type:{op.location.type}" for op in plan.graph.operations)
+    )
+    np.testing.assert_array_equal(emulated, InferenceSession(source).run(None, feeds)[0])
+
+
+def test_comparison_gives_a_row_for_each_device_that_can_be_compiled_for() -> None:
+    graph = networks.classifier()
+    inputs = random_inputs(graph, 64, 1)
+    report = compare(graph, inputs, device="all", calibration=random_inputs(graph, 32, 2), limit=8)
+    names = [result["name"] for result in report["results"][2:]]
+    assert {"akida2", "akd1000", "akd1500", "nsoc-production", "nsoc-preproduction"} <= set(names)
+    report = compare(graph, inputs, device="all", limit=8)
+    assert "akd1000" not in [result["name"] for result in report["results"]]
+
+
+def test_every_layer_can_be_compared_with_the_source() -> None:
+    plan = calibrated()
+    report = compare(plan, random_inputs(plan.graph, 16, 4), per_layer=True)
+    compared = {layer["name"]: layer["sqnr_db"] for layer in report["layers"]}
+    assert len(compared) >= 3
+    assert min(compared.values()) > 5
+
+
+def test_inspection_needs_no_calibration_and_says_what_macs_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.tflite").write_bytes(write_tflite(networks.classifier()))
+    assert main(["inspect", "model.tflite", "--device", "akd1000", "--diagonal-depthwise"]) == 0
+    text = capsys.readouterr().out
+    assert "times the source's" in text
+    assert "V1-GRAPH-SEQUENTIAL" in text
+    assert main(["inspect", "model.tflite", "--device", "akd1000", "--json", "-"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert "OP-DEPTHWISE-HALF" in json.dumps(rows)
+
+
+def test_what_each_step_of_the_quantizer_bought_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "akida_backend.four_bit"):
+        calibrated()
+    assert "quantizing layer 1 of" in caplog.text
+    assert "segment0: clipping kept in" in caplog.text

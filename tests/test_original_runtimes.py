@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import networks
+import numpy as np
+import pytest
+
+import akida_backend as ab
+from akida_backend import original_runtimes
+from akida_backend.cli import main
+from akida_backend.compare import compare, device_rows
+from akida_backend.execute import run_source
+from akida_backend.importers.tflite import read_tflite
+from akida_backend.original_runtimes import NAMES, RUNTIMES, chosen_runtimes, open_model
+from akida_backend.tflite_writer import write_tflite
+
+
+def model() -> bytes:
+    return write_tflite(networks.classifier())
+
+
+def require(name: str) -> None:
+    runtime = next(r for r in RUNTIMES if r.name == name)
+    if runtime.missing is not None:
+        pytest.skip(runtime.missing)
+
+
+def test_reference_kernels_are_identical_to_the_source() -> None:
+    require("litert-ref")
+    report = compare(model(), runtimes=["litert-ref", "litert"], limit=8)
+    names = [row["name"] for row in report["results"]]
+    assert names == ["source", "ceiling", "akida2", "litert-ref", "litert"]
+    plain, optimised = report["results"][3:]
+    assert plain["identical"]
+    assert plain["output"]["identical"]
+    assert plain["agreement_with_source"] == 1.0
+    assert optimised["agreement_with_source"] >= 0.5
+    assert [row["name"] for row in device_rows(report)] == ["akida2"]
+
+
+@pytest.mark.tflite_runtime
+def test_tflite_runtime_gets_a_row() -> None:
+    require("tflite-runtime")
+    report = compare(model(), runtimes=["tflite-runtime"], limit=8)
+    assert report["results"][-1]["name"] == "tflite-runtime"
+    assert report["results"][-1]["max_abs_diff"] is not None
+
+
+def test_runtimes_that_cannot_help_get_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if "lite" in name else real(name)
+    )
+    report = compare(model(), runtimes=NAMES, limit=2)
+    assert len(report["results"]) == 3
+    notes = "\n".join(report["notes"])
+    assert "no row 'ort': it does not run TFLITE models" in notes
+    assert "no row 'litert': ai-edge-litert is not installed" in notes
+
+
+def test_numpy_2_keeps_tflite_runtime_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(original_runtimes, "works_with_numpy", lambda _: False)
+    _, notes = chosen_runtimes(read_tflite(model(), "m"), ["tflite-runtime"])
+    assert notes == ("no row 'tflite-runtime': tflite-runtime needs numpy < 2",)
+
+
+def test_an_unknown_runtime_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ab.InputError, match="unknown runtime 'lite-rt'; did you mean 'litert'"):
+        compare(model(), runtimes=["lite-rt"])
+
+
+def test_a_saved_plan_has_no_original(tmp_path: Path) -> None:
+    ab.compile(model()).save(tmp_path / "m.akp")
+    report = compare(tmp_path / "m.akp", runtimes=["litert"], limit=2)
+    assert "lacks the model's own file" in "\n".join(report["notes"]) or not _has("litert")
+
+
+def _has(name: str) -> bool:
+    return next(r for r in RUNTIMES if r.name == name).missing is None
+
+
+def test_tensors_inside_the_model_are_shown() -> None:
+    require("litert-ref")
+    graph = read_tflite(model(), "m")
+    (runtime,), _ = chosen_runtimes(graph, ["litert-ref"])
+    feeds = networks.codes(graph, 3)
+    opened = open_model(runtime, graph, ["conv", "add"])
+    values, wanted = opened.run(feeds), run_source(graph, feeds, tensors=["conv", "add"])
+    for name in ("conv", "add", *graph.outputs):
+        assert np.array_equal(values[name], wanted[name]), name
+
+
+def test_damaged_files_never_reach_a_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tflite-runtime 2.14 crashes on most of them."""
+
+    def reached(*_: object) -> None:
+        raise AssertionError("a runtime was asked")
+
+    monkeypatch.setattr(original_runtimes, "open_model", reached)
+    content = model()
+    for size in range(0, len(content), len(content) // 20):
+        with pytest.raises(ab.ImportModelError):
+            compare(content[:size], runtimes=["tflite-runtime"])
+
+
+def test_the_command_adds_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require("litert-ref")
+    path = tmp_path / "m.tflite"
+    path.write_bytes(model())
+    command = ["compare", str(path), "--limit", "4"]
+    assert main([*command, "--with", "litert-ref,ort", "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["results"][-1]["name"] == "litert-ref"
+    assert main([*command, "--with", "nothing"]) == 2
