@@ -23,6 +23,7 @@ from akida_backend.errors import UnsupportedOperationError
 from akida_backend.graph import AnyArray, Graph, Opaque, Operation
 from akida_backend.importers.tflite_file import read_file
 from akida_backend.options import Host
+from akida_backend.tflite_records import PROGRAM_OPERATOR
 
 RUNTIMES: Final = (
     ("ai_edge_litert", "ai-edge-litert"),
@@ -220,10 +221,21 @@ def _runner(graph: Graph, operations: tuple[Operation, ...], runtime: Runtime) -
     if indices not in known:
         content, inputs, outputs = _extract(graph, operations)
         module = importlib.import_module(f"{runtime.module}.interpreter")
-        interpreter = module.Interpreter(model_content=content, num_threads=1)
+        interpreter = module.Interpreter(
+            model_content=content, num_threads=1, experimental_delegates=_delegates(operations)
+        )
         interpreter.allocate_tensors()
         known[indices] = _Runner(graph, interpreter, inputs, outputs)
     return known[indices]
+
+
+def _delegates(operations: Sequence[Operation]) -> list[object]:
+    """For the programs of a compiled model, which are opaque operators of its file."""
+    if all(op.location.type != PROGRAM_OPERATOR for op in operations):
+        return []
+    from akida_backend.tflite import load_delegate
+
+    return [load_delegate()]
 
 
 def _extract(

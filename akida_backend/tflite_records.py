@@ -20,6 +20,9 @@ from akida_backend.importers.tflite_file import FileOperator
 # The data of constants starts at multiples of this, which the runtimes' vector loads want.
 DATA_ALIGNMENT: Final = 16
 
+# Name of the custom operator that stands for a device segment and carries its program.
+PROGRAM_OPERATOR: Final = "akida-program"
+
 CUSTOM: Final = int(tflite.BuiltinOperator.CUSTOM)
 
 Value = float | bytes | Sequence[int] | Sequence[float]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import tflite
@@ -72,14 +71,13 @@ from akida_backend.importers.tflite_file import TfliteFile, read_file
 from akida_backend.program import Program
 from akida_backend.program_format import program_to_bytes
 from akida_backend.tflite_records import (
+    PROGRAM_OPERATOR,
     FileRecord,
     OperatorRecord,
     TensorRecord,
     Value,
     copied_operator,
 )
-
-PROGRAM_OPERATOR: Final = "akida-program"
 
 _TENSOR_TYPES: Mapping[DType, int] = {
     DType.INT4: tflite.TensorType.INT4,

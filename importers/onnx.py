@@ -49,6 +49,7 @@ from akida_backend.importers.onnx_values import (
 from akida_backend.importers.symbolic_batch import batch_is_separate
 from akida_backend.importers.tflite_file import MAX_ALL_TENSOR_BYTES, byte_count
 
+_MICROSOFT: Final = "com.microsoft"
 _ALIASES: Final = frozenset({"Identity", "Dropout"})
 _QUANTIZE: Final = "QuantizeLinear"
 _DEQUANTIZE: Final = "DequantizeLinear"
@@ -206,7 +207,7 @@ class _Translation:
             self._opaque(node, str(reason))
 
     def _modelled(self, position: int, node: FileNode) -> None:
-        domain_is_known = node.is_standard or node.domain == "com.microsoft"
+        domain_is_known = node.is_standard or node.domain == _MICROSOFT
         if domain_is_known and node.kind == _QUANTIZE:
             quantize(self._context, node)
         elif domain_is_known and node.kind == _DEQUANTIZE:

@@ -17,7 +17,7 @@ from onnx import AttributeProto, TensorProto
 from akida_backend.errors import ImportModelError, InputError
 from akida_backend.graph import DType, Location
 from akida_backend.importers.flatbuffer_check import DAMAGED
-from akida_backend.importers.onnx_prepare import OLDEST_OPSET, Prepared, prepare
+from akida_backend.importers.onnx_prepare import Prepared, prepare
 from akida_backend.importers.onnx_tensors import DTYPES, Constants
 from akida_backend.importers.protobuf_check import CostlyMessageError, count_records
 from akida_backend.importers.shape_inference import FixedShape
@@ -28,20 +28,7 @@ from akida_backend.importers.tflite_file import (
     byte_count,
 )
 
-__all__ = [
-    "NOMINAL_BATCH",
-    "OLDEST_OPSET",
-    "FileNode",
-    "OnnxFile",
-    "ValueType",
-    "parse",
-    "read_file",
-]
-
 NOMINAL_BATCH: Final = 1  # stands for a batch the file leaves open, while importing
-
-MICROSOFT: Final = "com.microsoft"
-QONNX_DOMAINS: Final = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
 _FIXED_SIZES: Final = (
     "Export the model with fixed input sizes, or load it with lengths for its named axes, "
@@ -157,7 +144,6 @@ class OnnxFile:
         opsets: Version by domain.
         batch: Length of axis 0 of the inputs while importing.
         model: The parsed file, function calls expanded and old operator sets converted.
-        node_count: Nodes in the user's file.
         originals: Locations of the nodes in the user's file.
     """
 

@@ -32,8 +32,13 @@ from akida_backend.graph import (
     Tensor,
 )
 from akida_backend.program_format import program_to_bytes
-from akida_backend.tflite_records import CUSTOM, FileRecord, OperatorRecord, TensorRecord
-from akida_backend.tflite_writer import PROGRAM_OPERATOR
+from akida_backend.tflite_records import (
+    CUSTOM,
+    PROGRAM_OPERATOR,
+    FileRecord,
+    OperatorRecord,
+    TensorRecord,
+)
 
 SIDE: Final = 8
 CHANNELS: Final = 4

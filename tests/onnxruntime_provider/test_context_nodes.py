@@ -212,11 +212,11 @@ def test_notes_of_any_numbers_are_refused_or_run(
     notes.s = json.dumps({**json.loads(notes.s), **changes}).encode()
     silent = ort.SessionOptions()
     silent.log_severity_level = 4
+    told = ""
     try:
         session = provider.create_session(built.SerializeToString(), sess_options=silent)
         (y,) = session.run(None, {"x": images(2)})
     except Exception as problem:
-        told = ("Compile the model again", "was compiled", "not what akida-backend writes")
-        assert any(text in str(problem) for text in told), problem
-    else:
-        assert y.size % 5 == 0
+        told = str(problem)
+    refused = "Compile the model again" in told or "was compiled" in told
+    assert refused if told else y.size % 5 == 0, told

@@ -22,7 +22,8 @@ from akida_backend.graph import Activation, Graph, Opaque
 from akida_backend.importers.tflite import read_tflite
 from akida_backend.program_format import program_to_bytes
 from akida_backend.tflite_compiled import compiled_tflite
-from akida_backend.tflite_writer import PROGRAM_OPERATOR, write_tflite
+from akida_backend.tflite_records import PROGRAM_OPERATOR
+from akida_backend.tflite_writer import write_tflite
 from builders import GraphBuilder
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,18 @@ def test_the_operators_options_are_the_programs_bytes() -> None:
 def test_equal_plans_give_equal_files() -> None:
     content = write_tflite(networks.classifier())
     assert compiled_tflite(ab.compile(content)) == compiled_tflite(ab.compile(content))
+
+
+def test_a_session_opens_a_compiled_model_through_the_delegate(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    assert runtime
+    plan = ab.compile(write_tflite(networks.classifier()))
+    plan.save(tmp_path / "compiled.tflite")
+    session = ab.InferenceSession(tmp_path / "compiled.tflite")
+    feeds = networks.codes(networks.classifier(), 3)
+    (found,), (wanted,) = session.run(None, feeds), ab.InferenceSession(plan).run(None, feeds)
+    assert np.array_equal(found, wanted)
 
 
 def test_without_the_delegate_the_runtime_names_the_operator(runtime: Runtime) -> None:

@@ -173,10 +173,10 @@ def test_akida_1_programs_run_too(runtime: Runtime) -> None:
     """In Python where the native engine has no layers for them."""
     content = write_tflite(networks.classifier())
     (inputs,) = networks.codes(networks.classifier(), 64).values()
-    options = {"device": "akd1000", "calibration": inputs}
-    interpreter = runtime.interpreter(content, ab.tflite.load_delegate(**options))
+    delegate = ab.tflite.load_delegate("akd1000", calibration=inputs)
+    interpreter = runtime.interpreter(content, delegate)
     assert kernels(interpreter)
-    session = ab.InferenceSession(content, **options)
+    session = ab.InferenceSession(content, "akd1000", calibration=inputs)
     for samples in (1, 4):
         feeds = random_feeds(interpreter, samples)
         (found,), (wanted,) = run(interpreter, feeds).values(), session.run(None, feeds)

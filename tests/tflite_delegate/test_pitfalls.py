@@ -25,8 +25,14 @@ import akida_backend as ab
 from akida_backend.graph import Activation, AnyArray, Arithmetic, Graph
 from akida_backend.program_format import program_to_bytes
 from akida_backend.simulator import Simulator
-from akida_backend.tflite_records import CUSTOM, FileRecord, OperatorRecord, TensorRecord
-from akida_backend.tflite_writer import PROGRAM_OPERATOR, write_tflite
+from akida_backend.tflite_records import (
+    CUSTOM,
+    PROGRAM_OPERATOR,
+    FileRecord,
+    OperatorRecord,
+    TensorRecord,
+)
+from akida_backend.tflite_writer import write_tflite
 from builders import GraphBuilder
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t most_axes = 16;
 
 void require(bool condition) {
-  if (!condition) throw Failure("view of the input: not what akida-backend writes");
+  if (!condition) throw Failure("view of the input: not what is written here\n  Compile the model again.");
 }
 
 struct SourceAxis {
