@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
-
-import onnx
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from akida_backend.errors import ImportModelError, InputError
 from akida_backend.graph import Graph
-from akida_backend.importers.onnx import read_onnx
-from akida_backend.importers.onnx_file import with_lengths
 from akida_backend.importers.tflite import read_tflite
 from akida_backend.importers.tflite_file import IDENTIFIER
 from akida_backend.sealed_bytes import PLAN_MAGIC
+
+if TYPE_CHECKING:
+    import onnx
 
 MAX_FILE_BYTES: Final = 2**28
 
@@ -48,7 +48,7 @@ def load(
             path = os.fspath(model)
             content = _content(Path(path), name or path)
             return _read(content, name or path, Path(path).parent, lengths)
-        case onnx.ModelProto():
+        case _ if _is_proto(model):
             label = name or "model"
             return _read_onnx(_serialised(model, label), label, None, lengths)
         case _:
@@ -76,6 +76,12 @@ def _content(path: Path, label: str) -> bytes:
     return content
 
 
+def _is_proto(model: object) -> TypeGuard[onnx.ModelProto]:
+    """Who holds a ModelProto has imported onnx, which takes longer than all of this package."""
+    module = sys.modules.get("onnx")
+    return module is not None and isinstance(model, module.ModelProto)
+
+
 def _serialised(model: onnx.ModelProto, label: str) -> bytes:
     try:
         return bytes(model.SerializeToString())
@@ -88,6 +94,9 @@ def _serialised(model: onnx.ModelProto, label: str) -> bytes:
 def _read_onnx(
     content: bytes, label: str, folder: Path | None, lengths: Mapping[str, int]
 ) -> Graph:
+    from akida_backend.importers.onnx import read_onnx
+    from akida_backend.importers.onnx_file import with_lengths
+
     if lengths:
         content = with_lengths(content, label, lengths)
     if b"AkidaExecutionProvider" in content:

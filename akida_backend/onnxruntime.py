@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 OLDEST: Final = (1, 23)
 OLDEST_WITH_PROVIDERS: Final = (1, 25)  # that know plug-ins in ``providers=[...]``
 CONSTANTS_IN_MEMORY: Final = "akida-backend:memory"
+FLOAT_WEIGHTS: Final = "session.disable_quant_qdq"
 
 _REGISTERING: Final = threading.Lock()
 _SAMPLES_AT_ONCE: Final = 64
@@ -361,6 +362,12 @@ def _place(
         AkidaBackendError: As `compile` does.
     """
     options = dict(given)
+    if options.pop(FLOAT_WEIGHTS, None) is not None:
+        logger.warning(
+            "%s=1 makes onnxruntime fold quantized weights to float before the device could take "
+            "them; leave it out",
+            FLOAT_WEIGHTS,
+        )
     if request.calibration is not None:
         options["calibration"] = request.calibration
     if options.get("host") == "reference":

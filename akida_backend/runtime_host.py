@@ -18,7 +18,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from akida_backend import onnx_host
 from akida_backend.errors import UnsupportedOperationError
 from akida_backend.graph import AnyArray, Graph, Opaque, Operation
 from akida_backend.importers.tflite_file import read_file
@@ -70,6 +69,8 @@ def host_name(graph: Graph, host: Host) -> str:
     """Who executes host operations, for reports."""
     runtime: object = installed_runtime()
     if graph.format == "onnx":
+        from akida_backend import onnx_host  # imports onnx, which TFLite models do not need
+
         version = onnx_host.runtime_version()
         runtime = None if version is None else f"onnxruntime {version}"
     if host == "runtime":
@@ -91,10 +92,10 @@ _FILE_FORMS: WeakKeyDictionary[Graph, Mapping[Operation, _FileForm]] = WeakKeyDi
 
 
 def has_runtime_form(graph: Graph, op: Operation) -> bool:
-    """Whether the operation is one operator of a TFLite file, or nodes of an ONNX file, unchanged
-    by rewrites.
-    """
+    """Whether it is an operator of a TFLite file, or nodes of an ONNX file, as they stand there."""
     if graph.format == "onnx":
+        from akida_backend import onnx_host
+
         return onnx_host.has_form(graph, op)
     return op in _file_forms(graph)
 
@@ -141,6 +142,8 @@ def run_in_runtime(
         UnsupportedOperationError: No runtime is installed, or it cannot run them.
     """
     if graph.format == "onnx":
+        from akida_backend import onnx_host
+
         return onnx_host.run(graph, operations, values)
     first = operations[0].location
     if not all(has_runtime_form(graph, op) for op in operations):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import math
@@ -215,6 +216,7 @@ class Compiler:
         self._library = library
         self._hooks = _Hooks(_CHECK(self._check), _COMPILE(self._compile), _RUN(self._run))
         library.akida_backend_tflite_set_compiler(ctypes.byref(self._hooks))
+        atexit.register(library.akida_backend_tflite_set_compiler, None)
 
     def _check(self, names: Any, values: Any, count: int, answer: int) -> int:  # noqa: ANN401
         return self._guarded(answer, lambda: parse(_given(names, values, count)))

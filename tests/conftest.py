@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Not one conftest.py per folder: mypy knows modules by their names.
+pytest_plugins = ("engine_fixtures", "provider_fixtures", "delegate_fixtures")
+
 # A busy machine is not a slow test.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")

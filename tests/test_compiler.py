@@ -172,7 +172,7 @@ def test_an_unknown_device_is_refused_with_the_nearest() -> None:
 
 
 def test_the_first_generation_needs_calibration_inputs() -> None:
-    with pytest.raises(InputError, match="'akd1000' has 4-bit weights .*\n.* allow_uncalibrated"):
+    with pytest.raises(InputError, match=r"'akd1000' has 4-bit weights .*\n.* allow_uncalibrated"):
         compile_model(_residual(), device="akd1000")
     plan = compile_model(_residual(), device="akd1000", allow_uncalibrated=True)
     assert {program.generation for program in plan.programs} == {1}

@@ -97,7 +97,9 @@ def test_an_impossible_path_is_an_input_error() -> None:
 
 @pytest.mark.parametrize("given", [None, 7, np.zeros(3)])
 def test_other_objects_are_an_input_error(given: object) -> None:
-    with pytest.raises(InputError, match="a model is given as a path, as bytes or as an onnx.ModelProto, not as"):
+    with pytest.raises(
+        InputError, match=r"given as a path, as bytes or as an onnx\.ModelProto, not as"
+    ):
         load(given)
 
 

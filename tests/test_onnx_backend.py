@@ -88,7 +88,8 @@ def test_cpu_places_the_model_and_keeps_its_arithmetic(
     assert prepared.plan is not None
     assert prepared.plan.device.name == devices()[0].name
     (found,) = prepared.run(list(feeds.values()))
-    np.testing.assert_array_equal(found, *run_graph(network, feeds).values())
+    (expected,) = run_graph(network, feeds).values()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_device_computes_in_its_own_arithmetic(model: onnx.ModelProto, network: Graph) -> None:
@@ -107,7 +108,8 @@ def test_inputs_come_in_order_or_by_name_or_alone(model: onnx.ModelProto, networ
     results = [prepared.run(each) for each in given]
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_array_equal(results[0][0], results[2][0])
-    assert results[0][network.outputs[0]] is results[0][0]
+    named: Mapping[str, AnyArray] = results[0]  # type: ignore[assignment]  # a named tuple of onnx
+    assert named[network.outputs[0]] is results[0][0]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_supported_devices_are_the_profiles_and_cpu() -> None:
 
 def test_a_node_runs_with_inferred_outputs() -> None:
     node = helper.make_node("Add", ["a", "b"], ["c"])
-    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([1, 2, 3])
+    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2, 3], np.float32)
     (found,) = onnx_backend.run_node(node, [a, b])
     np.testing.assert_array_equal(found, a + b)
 
@@ -207,7 +209,7 @@ def test_a_node_with_too_few_inputs_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("cases")  # what makes the cases once makes them quickly again
 def test_the_test_runner_of_onnx_takes_the_backend() -> None:
-    tests = onnx.backend.test.BackendTest(onnx_backend, __name__)
+    tests = onnx.backend.test.BackendTest(onnx_backend, __name__)  # type: ignore[arg-type]  # as onnx's own do
     tests.include("^test_(qlinearconv|qlinearmatmul_2D.*|add|maxpool_2d_uint8)_cpu$")
     result = unittest.TestResult()
     tests.test_suite.run(result)

@@ -98,7 +98,7 @@ def difference(name: str, form: OnnxForm, *, optimized: bool, seeds: int) -> Dif
             feeds = random_inputs(graph, SAMPLES, seed)
             found = through_onnxruntime(write_onnx(graph, form), feeds, optimized=optimized)
             for output, expected in run_graph(graph, feeds).items():
-                step = np.abs(found[output].astype(np.float64) - expected)
+                step = np.abs(found[output].astype(np.float64) - expected.astype(np.float64))
                 values += step.size
                 unequal += int(np.count_nonzero(step))
                 largest = max(largest, int(np.ceil(step.max())))

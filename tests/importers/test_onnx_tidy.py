@@ -43,7 +43,8 @@ def model(nodes: list[onnx.NodeProto], outputs: dict[str, list[int]], **constant
         [numpy_helper.from_array(np.array(v), name) for name, v in values.items()],
     )
     versions = [helper.make_opsetid("", 21)]
-    return helper.make_model(body, opset_imports=versions, ir_version=10).SerializeToString()
+    model = helper.make_model(body, opset_imports=versions, ir_version=10)
+    return bytes(model.SerializeToString())
 
 
 def averaged(*behind: onnx.NodeProto, outputs: dict[str, list[int]], **constants: object) -> bytes:

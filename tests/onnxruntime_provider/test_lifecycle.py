@@ -45,6 +45,27 @@ print([each.ep_name for each in onnxruntime.get_ep_devices()])
     assert printed == "['CPUExecutionProvider']"
 
 
+def test_automatic_selection_takes_the_provider_only_once_it_is_registered(
+    in_python: RuntimeText,
+) -> None:
+    printed = in_python("""
+import context_models, onnxruntime
+from akida_backend import onnxruntime as provider
+from akida_backend.onnx_writer import write_onnx
+data = write_onnx(context_models.residual())
+def chosen():
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    policy = onnxruntime.OrtExecutionProviderDevicePolicy.PREFER_CPU
+    options.set_provider_selection_policy(policy)
+    return onnxruntime.InferenceSession(data, sess_options=options).get_providers()[0]
+print(chosen())
+provider._register()
+print(chosen())
+""")
+    assert printed.split() == ["CPUExecutionProvider", PROVIDER]
+
+
 def test_registering_again_changes_nothing(ort: ModuleType) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -127,6 +127,7 @@ def test_weights_given_as_float_leave_a_reason(
     data = written(residual())
     with caplog.at_level(logging.WARNING):
         session = provider.create_session(data, sess_options=settings, fallback="warn")
+    assert "session.disable_quant_qdq=1 makes onnxruntime fold quantized weights" in caplog.text
     assert "0 of" in caplog.text
     assert session.run(None, feeds(session))[0].shape == (5, 6)
 

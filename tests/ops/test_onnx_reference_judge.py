@@ -33,7 +33,7 @@ def test_qdq_networks_give_the_codes_that_onnx_defines(name: str, dtype: DType) 
     found = ReferenceEvaluator(model).run(None, dict(feeds))
     for values, expected in zip(found, run_graph(graph, feeds).values(), strict=True):
         assert isinstance(values, np.ndarray)
-        largest = np.abs(values.astype(np.float64) - expected).max()
+        largest = np.abs(values.astype(np.float64) - expected.astype(np.float64)).max()
         assert largest <= (1 if name.startswith(TIES_DIFFER) else 0)
 
 
@@ -48,6 +48,6 @@ def test_qlinearconv_of_onnx_gives_the_same_codes(name: str, dtype: DType) -> No
         (found,) = ReferenceEvaluator(model).run(None, dict(feeds))
         assert isinstance(found, np.ndarray)
         (expected,) = run_graph(graph, feeds).values()
-        differ = np.abs(found.astype(np.int64) - expected)
+        differ = np.abs(found.astype(np.int64) - expected.astype(np.int64))
         assert differ.max() <= 1  # it multiplies scales in another order
         assert np.count_nonzero(differ) <= 2

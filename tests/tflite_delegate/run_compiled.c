@@ -88,7 +88,8 @@ static int compiles_itself(Handle accelerator, _Bool* does) {
 static int create_delegate(Handle runtime, Handle environment, Handle accelerator, Handle options,
                            Handle* wrapper) {
   typedef Handle (*Create)(char**, char**, size_t, void (*)(const char*));
-  Handle delegate = ((Create)symbol(akida, "tflite_plugin_create_delegate"))(NULL, NULL, 0, complain);
+  Create create = (Create)symbol(akida, "tflite_plugin_create_delegate");
+  Handle delegate = create(NULL, NULL, 0, complain);
   (void)runtime, (void)environment, (void)accelerator, (void)options;
   if (delegate == NULL) return 3;
   CALL(LiteRtWrapDelegate, (Handle, void (*)(Handle), Handle*), delegate, destroy_delegate,

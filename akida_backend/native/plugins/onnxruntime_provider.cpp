@@ -30,6 +30,8 @@ namespace {
 
 constexpr const char* provider_name = "AkidaExecutionProvider";
 constexpr const char* option_prefix = "ep.akidaexecutionprovider.";  // onnxruntime lowers it
+// Makes onnxruntime fold weights to float; Python is told as if it were an option.
+constexpr const char* float_weights_key = "session.disable_quant_qdq";
 constexpr const char* context_domain = "com.microsoft";
 constexpr const char* context_type = "EPContext";
 // Options that change how a compiled model runs.
@@ -55,6 +57,7 @@ Status* guarded(const Api& api, const Action& action) {
 struct SessionSettings {
   std::map<std::string, std::string> options;  // names as in akida_backend/options.py
   bool writes_context = false;
+  bool float_weights = false;
 
   SessionSettings(const Api& api, const SessionOptions* session) {
     KeyValuePairs* entries = nullptr;
@@ -65,6 +68,7 @@ struct SessionSettings {
     for (size_t i = 0; i < count; i++) {
       const std::string key = keys[i];
       if (key == "ep.context_enable") writes_context = std::strcmp(values[i], "1") == 0;
+      if (key == float_weights_key) float_weights = std::strcmp(values[i], "1") == 0;
       if (key.rfind(option_prefix, 0) != 0) continue;
       options[key.substr(std::strlen(option_prefix))] = values[i];
     }
@@ -232,6 +236,10 @@ void place_graph(Provider* provider, const Graph* graph, const std::vector<const
   for (const auto& [name, value] : settings.options) {
     options.append(name).push_back('\0');
     options.append(value).push_back('\0');
+  }
+  if (settings.float_weights) {
+    options.append(float_weights_key).push_back('\0');
+    options.append("1").push_back('\0');
   }
   const std::string model = model_bytes(api, graph);
   akida_backend_onnxruntime_claims answer{*provider, nodes, {}, ""};

@@ -17,7 +17,13 @@ enum Status : int { ok = 0, error = 1 };
 
 enum AllocationType : int { read_only_map = 1, dynamic = 4 };
 
-enum TensorType : int { type_int32 = 2, type_uint8 = 3, type_int16 = 7, type_int8 = 9, type_uint16 = 17 };
+enum TensorType : int {
+  type_int32 = 2,
+  type_uint8 = 3,
+  type_int16 = 7,
+  type_int8 = 9,
+  type_uint16 = 17
+};
 
 enum QuantizationType : int { affine = 1 };
 

@@ -86,7 +86,7 @@ typedef struct akida_backend_tflite_compiler {
              akida_backend_tflite_answer* answer);
 } akida_backend_tflite_compiler;
 
-/* Delegates use it from now on; it must live as long as the process, or until another is set. */
+/* Delegates use it from now on, until another one or NULL is set. */
 AKIDA_BACKEND_API void akida_backend_tflite_set_compiler(
     const akida_backend_tflite_compiler* compiler);
 

@@ -25,14 +25,24 @@ constexpr const char* program_operator = "akida-program";
 // Of akida_backend/options.py, for processes without Python; a test compares them. Programs are
 // compiled already there, so only `threads` has an effect.
 constexpr const char* option_names[] = {
-    "device",      "emulation",         "threads",            "host",
+    "device",
+    "emulation",
+    "threads",
+    "host",
+    "fallback",
+    "allow",
+    "deny",
+    "max_partitions",
+    "min_partition_macs",
+    "calibration",
+    "calibration_limit",
+    "allow_uncalibrated",
+    "strict_converter",
+    "strict_hardware",
     "diagonal_depthwise",
-    "fallback",    "allow",             "deny",               "max_partitions",
-    "calibration", "calibration_limit", "allow_uncalibrated", "min_partition_macs",
-    "strict_converter", "strict_hardware",
 };
 
-// Set while Python runs, and not before the process ends.
+// Null where no Python runs.
 std::atomic<const akida_backend_tflite_compiler*> compiler{nullptr};
 
 struct Akida : Delegate {
@@ -97,8 +107,8 @@ Status claim(Context* context, Akida& delegate, std::vector<Segment> segments, c
   std::string problem;
   for (Segment& segment : segments) {
     if (!check_segment(graph, segment, threads_of(delegate, *context), problem)) {
-      return fail(context, "operator " + std::to_string(segment.nodes.empty() ? -1 : segment.nodes[0]) +
-                               ": " + problem);
+      const int first = segment.nodes.empty() ? -1 : segment.nodes.front();
+      return fail(context, "operator " + std::to_string(first) + ": " + problem);
     }
   }
   std::vector<Partition> partitions;

@@ -128,7 +128,9 @@ const char* picked(Kernel& kernel, const Step& step, const char* input, size_t b
   kernel.picked.resize(step.picks.size() * batch);
   char* to = kernel.picked.data();
   for (size_t sample = 0; sample < batch; sample++, input += step.input_bytes) {
-    for (const int32_t pick : step.picks) *to++ = pick >= 0 ? input[pick] : static_cast<char>(-1 - pick);
+    for (const int32_t pick : step.picks) {
+      *to++ = pick >= 0 ? input[pick] : static_cast<char>(-1 - pick);
+    }
   }
   return kernel.picked.data();
 }
@@ -138,7 +140,9 @@ Status call_back(Context* context, const Step& step, const char* input, char* ou
                   size_t batch) {
   akida_backend_tflite_answer answer;
   const auto* compiler = installed_compiler();
-  if (compiler != nullptr && compiler->run(step.callback, input, output, batch, &answer) == 0) {
+  if (compiler == nullptr) {
+    answer.refusal = "this segment runs in Python, which has ended";
+  } else if (compiler->run(step.callback, input, output, batch, &answer) == 0) {
     return ok;
   }
   context->report_error(context, "akida-backend: %s", answer.refusal.c_str());

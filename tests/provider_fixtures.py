@@ -13,7 +13,7 @@ import pytest
 
 from akida_backend.engine import engine_status
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="session")
