@@ -145,28 +145,30 @@ def _host_steps(
         host: Who executes what stands in the model's file.
         kernels: Take the native library's host kernels for operations it has, bit for bit the same.
     """
+    # Of TFLite models the runtime also takes what rewrites have left to the host.
+    source = graph if imported.format == "tflite" else imported
 
     def in_runtime(op: Operation) -> bool:
-        return isinstance(op, Opaque) or (host == "runtime" and has_runtime_form(imported, op))
+        return isinstance(op, Opaque) or (host == "runtime" and has_runtime_form(source, op))
 
     for chosen, members in itertools.groupby(operations, in_runtime):
         if chosen and host == "runtime":
-            yield partial(_run_in_runtime, imported, tuple(members))
+            yield partial(_run_in_runtime, source, tuple(members))
             continue
         for op in members:
             read = graph.activations_of(op)
             kernel = host_kernel(op, graph) if kernels and len(read) == 1 else None
             if chosen:
-                yield partial(_run_in_runtime, imported, (op,))
+                yield partial(_run_in_runtime, source, (op,))
             elif kernel is None:
                 yield partial(run_operations, (op,), graph)
             else:
-                (source,), (sink,) = read, op.outputs
-                yield partial(_run_kernel, kernel, source, sink)
+                (given,), (sink,) = read, op.outputs
+                yield partial(_run_kernel, kernel, given, sink)
 
 
-def _run_in_runtime(imported: Graph, operations: Sequence[Operation], values: Values) -> None:
-    values.update(run_in_runtime(imported, operations, values))
+def _run_in_runtime(graph: Graph, operations: Sequence[Operation], values: Values) -> None:
+    values.update(run_in_runtime(graph, operations, values))
 
 
 def _run_kernel(kernel: HostKernel, source: str, sink: str, values: Values) -> None:

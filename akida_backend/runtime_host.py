@@ -7,6 +7,7 @@ operators, so that every operator keeps its options, constants and subgraphs as 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import struct
@@ -19,7 +20,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from akida_backend.errors import UnsupportedOperationError
-from akida_backend.graph import AnyArray, Graph, Opaque, Operation
+from akida_backend.graph import AnyArray, Graph, Opaque, Operation, Pad, Reshape, Transpose
 from akida_backend.importers.tflite_file import read_file
 from akida_backend.options import Host
 from akida_backend.tflite_records import PROGRAM_OPERATOR
@@ -92,11 +93,17 @@ _FILE_FORMS: WeakKeyDictionary[Graph, Mapping[Operation, _FileForm]] = WeakKeyDi
 
 
 def has_runtime_form(graph: Graph, op: Operation) -> bool:
-    """Whether it is an operator of a TFLite file, or nodes of an ONNX file, as they stand there."""
+    """Whether a runtime can execute it.
+
+    Operators of a TFLite file, or nodes of an ONNX file, as they stand there; of a TFLite file
+    also movements of values that rewrites have made, which are written anew.
+    """
     if graph.format == "onnx":
         from akida_backend import onnx_host
 
         return onnx_host.has_form(graph, op)
+    if isinstance(op, Pad | Reshape | Transpose) and graph.source:
+        return True
     return op in _file_forms(graph)
 
 
@@ -215,21 +222,21 @@ class _Runner:
         return [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
 
 
-_RUNNERS: WeakKeyDictionary[Graph, dict[tuple[int, ...], _Runner]] = WeakKeyDictionary()
+_RUNNERS: WeakKeyDictionary[Graph, dict[tuple[str, ...], _Runner]] = WeakKeyDictionary()
 
 
 def _runner(graph: Graph, operations: tuple[Operation, ...], runtime: Runtime) -> _Runner:
-    indices = tuple(op.location.index for op in operations)
+    written = tuple(name for op in operations for name in op.outputs)
     known = _RUNNERS.setdefault(graph, {})
-    if indices not in known:
+    if written not in known:
         content, inputs, outputs = _extract(graph, operations)
         module = importlib.import_module(f"{runtime.module}.interpreter")
         interpreter = module.Interpreter(
             model_content=content, num_threads=1, experimental_delegates=_delegates(operations)
         )
         interpreter.allocate_tensors()
-        known[indices] = _Runner(graph, interpreter, inputs, outputs)
-    return known[indices]
+        known[written] = _Runner(graph, interpreter, inputs, outputs)
+    return known[written]
 
 
 def _delegates(operations: Sequence[Operation]) -> list[object]:
@@ -245,6 +252,8 @@ def _extract(
     graph: Graph, operations: Sequence[Operation]
 ) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
     """The model cut down to `operations`, and the names of its inputs and outputs."""
+    if any(op not in _file_forms(graph) for op in operations):
+        return _written(graph, operations)
     forms = [_file_forms(graph)[op] for op in operations]
     outputs = {tensor: name for form in forms for tensor, name in form.outputs.items()}
     inputs = {
@@ -256,6 +265,19 @@ def _extract(
     indices = [op.location.index for op in operations]
     content = _cut(graph.source, indices, tuple(inputs), tuple(outputs))
     return content, tuple(inputs.values()), tuple(outputs.values())
+
+
+def _written(
+    graph: Graph, operations: Sequence[Operation]
+) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
+    """As `_extract`, where rewrites have made some of the operations."""
+    from akida_backend.tflite_writer import write_tflite
+
+    outputs = tuple(name for op in operations for name in op.outputs)
+    read = dict.fromkeys(name for op in operations for name in graph.activations_of(op))
+    inputs = tuple(name for name in read if name not in outputs)
+    part = dataclasses.replace(graph, inputs=inputs, outputs=outputs)
+    return write_tflite(part, operations), inputs, outputs
 
 
 def with_outputs(source: bytes, outputs: Sequence[int]) -> bytes:
