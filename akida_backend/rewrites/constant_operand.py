@@ -2,7 +2,7 @@
 """Mul or Add with one constant per channel -> 3x3 depthwise with a centre tap. Same function.
 
 Precondition: the other operand is a map on the device; the constant has one element or one per
-channel.
+channel; a summand fits a bias of 32 bits.
 """
 
 from __future__ import annotations
@@ -65,8 +65,11 @@ def _depthwise(op: Mul | Add, context: RewriteContext) -> Rewritten | None:
         real = (values.astype(np.int64) - other.quantization.single_zero_point) * (
             other.quantization.single_scale
         )
+        exact = np.rint(real / step)
+        if np.abs(exact).max() > DType.INT32.code_range[1]:
+            return None
         bias = graph.unused_name(f"{op.output}/summand")
-        stored = np.rint(real / step).astype(np.int32)
+        stored = exact.astype(np.int32)
         tensors[bias] = Tensor(
             bias, DType.INT32, stored.shape, Quantization.per_tensor(step), stored
         )

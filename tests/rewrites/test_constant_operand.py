@@ -142,6 +142,15 @@ def test_runs_as_a_depthwise_layer(code: str) -> None:
     assert row(plan, 1).device_macs == 6 * 7 * CHANNELS * 9
 
 
+@pytest.mark.parametrize(("scale", "fits"), [(1e6, True), (1e9, False), (1e30, False)])
+def test_leaves_summands_beyond_32_bits_alone(scale: float, fits: bool) -> None:
+    b = GraphBuilder(0)
+    x = b.conv2d(b.input(6, 7, 4), CHANNELS, scaling=(0.5, 0))
+    values = np.full(CHANNELS, 100)  # 100 * scale / 0.5 against 2**31
+    b.add(x, b.constant(values, scaling=(scale, 0)))
+    assert (rewrite_once(apply, b.build()) is not None) == fits
+
+
 def test_is_not_tried_again_once_refused() -> None:
     plan = compiled(_on_constant("MUL"), deny=("type:MUL",))
     assert layer_names(plan) == ["Conv2D"]
