@@ -12,7 +12,7 @@ where the device then takes the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,14 +89,29 @@ class Legalised:
     host_halves: frozenset[str]
 
 
-def legalise(graph: Graph, device: Device, options: Options, refused: Refused) -> Legalised:
+def legalise(
+    graph: Graph,
+    device: Device,
+    options: Options,
+    refused: Refused,
+    *,
+    rewrites: Sequence[NamedRewrite] = ALL_REWRITES,
+    kept: frozenset[int] = frozenset(),
+) -> Legalised:
     """Apply every rewrite, in the order of `ALL_REWRITES`, wherever it helps.
 
     What stays on the host in the end stays as it was written.
+
+    Args:
+        graph: As imported.
+        device: Target.
+        options: Strictness.
+        refused: Reasons of earlier rounds, by index of the source operator.
+        rewrites: Only these.
+        kept: Source operators to leave alone.
     """
-    kept: frozenset[int] = frozenset()
     while True:
-        result = _rewritten(graph, device, options, refused, kept)
+        result = _rewritten(graph, device, options, refused, kept, rewrites)
         in_vain = {
             index
             for op in result.graph.operations
@@ -110,13 +125,18 @@ def legalise(graph: Graph, device: Device, options: Options, refused: Refused) -
 
 
 def _rewritten(
-    graph: Graph, device: Device, options: Options, refused: Refused, kept: frozenset[int]
+    graph: Graph,
+    device: Device,
+    options: Options,
+    refused: Refused,
+    kept: frozenset[int],
+    rewrites: Sequence[NamedRewrite],
 ) -> Legalised:
-    """One pass over all rewrites that leaves the source operators `kept` alone."""
+    """One pass over the rewrites that leaves the source operators `kept` alone."""
     placement = place(graph, device, options, refused)
     names: dict[int, tuple[str, ...]] = {}
     halves: set[str] = set()
-    for rewrite in ALL_REWRITES:
+    for rewrite in rewrites:
         while True:
             context = RewriteContext(graph, placement, device, options, refused, kept)
             rewritten = rewrite.apply(context)

@@ -18,6 +18,7 @@ constexpr size_t alignment = 64;
 constexpr uint32_t no_tensor = 0xFFFFFFFF;
 constexpr int64_t most_side = 65535;
 constexpr int64_t most_values = int64_t{1} << 28;
+constexpr int64_t most_step = (1 << 24) - 1, most_step_shift = 24;
 
 [[noreturn]] void refuse(const std::string& where, const std::string& problem) {
   throw Failure("program bytes: " + where + ": " + problem + "\n  Compile the model again.");
@@ -234,7 +235,8 @@ Tensor read_tensor(const std::string& where, Fields fields, Heap& heap, bool is_
   }
   require(shape.height * shape.width <= most_values && shape.values() <= most_values, where,
           "it has too many values");
-  const bool known = sign == 0   ? tensor.bits == 4 || tensor.bits == 8
+  const bool known = sign == 0   ? tensor.bits == 4 || tensor.bits == 8 || tensor.bits == 1 ||
+                                      tensor.bits == 2
                      : sign == 1 ? tensor.bits == 8 || tensor.bits == 32
                                  : false;
   require(known, where, "no tensor has these bits and this sign");
@@ -268,7 +270,8 @@ int64_t check_weights(const std::string& where, const Layer& layer, const uint32
           "its weights do not fit its input");
   require(!dense || (layer.kernel.height == 1 && layer.kernel.width == 1), where,
           "a dense layer has no kernel");
-  require(!layer.is_depthwise() || layer.filters == 1, where, "a depthwise layer has one filter");
+  const bool depthwise = layer.is_depthwise() || layer.kind == Kind::separable;
+  require(!depthwise || layer.filters == 1, where, "a depthwise layer has one filter");
   if (layer.is_transpose()) {
     for (const int64_t side : {layer.kernel.height, layer.kernel.width}) {
       require(side == 3 || side == 4, where, "a transposed kernel has sides of 3 or 4");
@@ -279,13 +282,111 @@ int64_t check_weights(const std::string& where, const Layer& layer, const uint32
   return filters;
 }
 
+// Product of the axes.
+size_t volume(const std::string& where, const uint32_t (&axes)[4]) {
+  uint64_t values = 1;
+  for (const uint32_t axis : axes) {
+    values *= axis;
+    require(values <= most_bytes, where, "it has too many weights");
+  }
+  return values;
+}
+
+void check_output(const std::string& where, const Layer& layer, const Tensor& input,
+                  const Tensor& output) {
+  Shape shape = input.shape;
+  if (layer.is_convolution()) {
+    shape = accumulator_shape(layer, input.shape);
+    require(shape.height >= 1 && shape.width >= 1, where, "its kernel is larger than its map");
+    if (layer.pool.present) {
+      const Size size = window_count({shape.height, shape.width}, layer.pool.size,
+                                     layer.pool.stride, layer.pool.padding);
+      shape = {size.height, size.width, shape.channels};
+    }
+    if (layer.average) shape = {1, 1, shape.channels};
+  }
+  require(output.shape == shape, where, "its output has another shape than it writes");
+}
+
+// Weights of so many bits, which the layer must be able to have.
+void check_akida1_weights(const std::string& where, const Layer& layer,
+                          const Array<int8_t>& weights) {
+  const int bits = layer.weights_bits;
+  const bool known = layer.kind == Kind::input_convolution ? bits >= 1 && bits <= 8
+                     : layer.kind == Kind::separable       ? bits == 2 || bits == 4
+                                                           : bits == 1 || bits == 2 || bits == 4;
+  require(known, where, "its weights' bits");
+  const int64_t end = int64_t{1} << (bits - 1);
+  require(bits == 1 ? within(weights, 0, 1) : within(weights, -end, end - 1), where,
+          "a weight has more bits than it may");
+}
+
+// The arrays of a layer of Akida 1.0.
+void read_akida1(const std::string& where, Layer& layer, const uint32_t (&axes)[4],
+                 const Reference (&references)[12], const Tensor& input, Heap& heap) {
+  const auto& [weights, threshold, step, step_shift, pointwise, bound, bound_shift, to_multiplier,
+               to_shift, table, input_shift, padding_value] = references;
+  int64_t filters = check_weights(where, layer, axes, input);
+  layer.weights = heap.array<int8_t>(where + ", weights", weights, volume(where, axes));
+  check_akida1_weights(where, layer, layer.weights);
+  if (layer.kind == Kind::separable) {
+    filters = pointwise.count / input.shape.channels;
+    require(filters >= 1 && filters <= most_side, where, "its number of pointwise filters");
+    layer.filters = filters;
+  }
+  const auto columns = static_cast<size_t>(filters);
+  layer.threshold = heap.array<int32_t>(where + ", threshold", threshold, columns);
+  if (layer.activation == Activation::steps) {
+    layer.step = heap.array<uint32_t>(where + ", step", step, columns);
+    layer.step_shift = heap.array<uint8_t>(where + ", step shift", step_shift, columns);
+    require(within(layer.step, 1, most_step) && within(layer.step_shift, 0, most_step_shift), where,
+            "a step is out of range");
+  } else {
+    heap.absent(where, step);
+    heap.absent(where, step_shift);
+  }
+  if (layer.kind == Kind::separable) {
+    const auto count = static_cast<size_t>(filters * input.shape.channels);
+    layer.pointwise = heap.array<int8_t>(where + ", pointwise weights", pointwise, count);
+    check_akida1_weights(where, layer, layer.pointwise);
+  } else {
+    heap.absent(where, pointwise);
+  }
+  for (const Reference& reference :
+       {bound, bound_shift, to_multiplier, to_shift, table, input_shift}) {
+    heap.absent(where, reference);
+  }
+  if (layer.kind == Kind::input_convolution) {
+    require(input.shape.channels == 1 || input.shape.channels == 3, where,
+            "an image has 1 or 3 channels");
+    layer.padding_value = heap.array<uint8_t>(where + ", padding value", padding_value, 1);
+  } else {
+    heap.absent(where, padding_value);
+  }
+  require(!layer.pool.present || layer.pool.padding == layer.padding, where,
+          "its pooling has another padding than its convolution");
+}
+
+// Bits of what a layer of Akida 1.0 gives.
+void check_levels(const std::string& where, const Layer& layer, const Tensor& output, bool last) {
+  const int bits = layer.output_bits;
+  require(layer.activation == Activation::steps ? bits == 1 || bits == 2 || bits == 4
+                                                : bits == 32 && last,
+          where, "its output's bits");
+  require(output.bits == bits && output.is_signed == (bits == 32), where,
+          "its output's bits or sign are not those of its tensor");
+}
+
 Layer read_layer(size_t number, size_t count, Fields fields, Heap& heap,
                  const std::vector<Tensor>& tensors, std::vector<bool>& read) {
   const std::string where = "layer " + std::to_string(number);
   Layer layer{};
   const uint32_t kind = fields.word();
-  require(kind >= 1 && kind <= 8, where, "its kind stands for nothing");
-  layer.kind = static_cast<Kind>(kind);
+  require(kind >= 1 && kind <= 12, where, "its kind stands for nothing");
+  constexpr Kind akida1_kinds[] = {Kind::input_convolution, Kind::convolution, Kind::separable,
+                                   Kind::dense};
+  layer.kind = kind <= 8 ? static_cast<Kind>(kind) : akida1_kinds[kind - 9];
+  layer.generation = kind <= 8 ? 2 : 1;
   const bool joins = !layer.is_convolution();
   const uint32_t first = fields.word(), second = fields.word();
   require(first <= number && (joins ? second <= number : second == no_tensor), where,
@@ -315,14 +416,15 @@ Layer read_layer(size_t number, size_t count, Fields fields, Heap& heap,
   const auto& [weights, bias, bias_shift, multiplier, shift, bound, bound_shift, to_multiplier,
                to_shift, table, input_shift, padding_value] = references;
 
-  require(activation <= 3 && padding <= 1 && average <= 1 && pool <= 2, where,
-          "an option stands for nothing");
+  require((layer.generation == 1 ? activation == 0 || activation == 4 : activation <= 3) &&
+              padding <= 1 && average <= 1 && pool <= 2,
+          where, "an option stands for nothing");
   layer.activation = static_cast<Activation>(activation);
   layer.padding = static_cast<Padding>(padding);
   layer.average = average == 1;
   layer.pool.present = pool > 0;
   layer.pool.padding = pool == 2 ? Padding::valid : Padding::same;
-  const bool spatial = layer.kind <= Kind::depthwise;
+  const bool spatial = layer.kind <= Kind::depthwise || layer.kind == Kind::separable;
   const auto zero = [](Size size) { return size.height == 0 && size.width == 0; };
   require(spatial ? is_size(layer.stride) : zero(layer.stride), where, "its stride");
   require(layer.pool.present
@@ -330,15 +432,20 @@ Layer read_layer(size_t number, size_t count, Fields fields, Heap& heap,
               : zero(layer.pool.size) && zero(layer.pool.stride),
           where, "its pooling");
   require(padding == 0 || layer.kind == Kind::input_convolution, where, "its padding");
-  require(!layer.average || layer.kind == Kind::convolution || layer.kind == Kind::depthwise, where,
-          "it has no global average");
+  require(!layer.average || layer.kind == Kind::convolution || layer.kind == Kind::depthwise ||
+              layer.kind == Kind::separable,
+          where, "it has no global average");
   require(!(layer.average && layer.pool.present), where, "a layer has one pooling type");
 
   const Tensor& input = tensors[layer.inputs[0]];
   const Tensor& other = tensors[layer.inputs[1]];
   const Tensor& output = tensors[number + 1];
   for (const Tensor* tensor : {&input, &other}) {
-    require(tensor->bits != 32 && tensor->is_image() == (layer.kind == Kind::input_convolution),
+    const bool levels = !tensor->is_signed && tensor->bits <= 4;
+    const bool codes = tensor->bits == 4 || tensor->bits == 8;
+    require(layer.kind == Kind::input_convolution
+                ? tensor->is_image()
+                : !tensor->is_image() && (layer.generation == 1 ? levels : codes),
             where, "it cannot read such a tensor");
   }
   const bool is_add = layer.kind == Kind::add;
@@ -385,16 +492,17 @@ Layer read_layer(size_t number, size_t count, Fields fields, Heap& heap,
     return layer;
   }
 
+  if (layer.generation == 1) {
+    read_akida1(where, layer, axes, references, input, heap);
+    check_levels(where, layer, output, number + 1 == count);
+    check_output(where, layer, input, output);
+    return layer;
+  }
   int64_t filters = input.shape.channels;
   if (layer.is_convolution()) {
     filters = check_weights(where, layer, axes, input);
     const auto columns = static_cast<size_t>(filters);
-    uint64_t values = 1;
-    for (const uint32_t axis : axes) {
-      values *= axis;
-      require(values <= most_bytes, where, "it has too many weights");
-    }
-    layer.weights = heap.array<int8_t>(where + ", weights", weights, values);
+    layer.weights = heap.array<int8_t>(where + ", weights", weights, volume(where, axes));
     require(layer.weights_bits == 4 || layer.weights_bits == 8, where, "its weights' bits");
     require(layer.weights_bits == 8 || within(layer.weights, -8, 7), where,
             "a weight has more than 4 bits");
@@ -458,18 +566,7 @@ Layer read_layer(size_t number, size_t count, Fields fields, Heap& heap,
     require(neutral && layer.activation != Activation::table, where,
             "32-bit output has no rescale and no table");
   }
-  Shape shape = input.shape;
-  if (layer.is_convolution()) {
-    shape = accumulator_shape(layer, input.shape);
-    require(shape.height >= 1 && shape.width >= 1, where, "its kernel is larger than its map");
-    if (layer.pool.present) {
-      const Size size = window_count({shape.height, shape.width}, layer.pool.size,
-                                     layer.pool.stride, layer.pool.padding);
-      shape = {size.height, size.width, shape.channels};
-    }
-    if (layer.average) shape = {1, 1, shape.channels};
-  }
-  require(output.shape == shape, where, "its output has another shape than it writes");
+  check_output(where, layer, input, output);
   return layer;
 }
 
@@ -540,13 +637,19 @@ Program read_program(const uint8_t* bytes, size_t size) {
         read_layer(k, count, Fields(records + k * layer_bytes), heap, program.tensors, read));
   }
   require(heap.at_end(), "arrays", "bytes follow the last one");
+  const int generation = program.layers.front().generation;
+  for (const Layer& layer : program.layers) {
+    require(layer.generation == generation, "layers", "Akida 1.0 and 2.0 in one program");
+  }
   read[count] = true;
   for (size_t k = 0; k <= count; k++) {
     if (!read[k]) refuse("tensor " + std::to_string(k), "it is never read");
   }
 
   const Tensor& source = program.tensors.front();
-  require(program.recode.size() == 256 * static_cast<size_t>(source.parts) &&
+  require((program.recode.size() == 256 * static_cast<size_t>(source.parts) ||
+           (generation == 1 &&
+            program.recode.size() == 256 * static_cast<size_t>(source.shape.channels))) &&
               within(program.recode, source.limits().low, source.limits().high),
           "input recode", "it does not hold codes of the input");
   check_port("input", program.input, source);

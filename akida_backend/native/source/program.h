@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program as its bytes describe it. Arrays are views of the bytes.
+//
+// Layers of Akida 1.0 have the kinds of Akida 2.0 whose sums they share: InputConvolutional is an
+// input_convolution, Convolutional a convolution, FullyConnected dense. What follows the sums
+// differs, see Layer::generation.
 #ifndef AKIDA_BACKEND_PROGRAM_H
 #define AKIDA_BACKEND_PROGRAM_H
 
@@ -79,9 +83,10 @@ enum class Kind : uint32_t {
   dense,
   add,
   concatenate,
+  separable,  // depthwise, then pointwise with nothing between
 };
 
-enum class Activation : uint8_t { none, relu, bounded_relu, table };
+enum class Activation : uint8_t { none, relu, bounded_relu, table, steps };
 enum class Padding : uint8_t { same, valid };
 
 struct Factors {
@@ -97,6 +102,7 @@ struct Pool {
 
 struct Layer {
   Kind kind;
+  int generation;    // 1 or 2
   size_t inputs[2];  // tensor numbers
   int weights_bits;
   int output_bits;
@@ -105,7 +111,7 @@ struct Layer {
   bool average;
   Pool pool;
   Size stride;
-  int64_t filters;         // of the weights' first axis: 1 in depthwise layers
+  int64_t filters;         // of the weights' first axis: 1 in depthwise layers; pointwise ones
   Size kernel;
   int64_t kernel_channels;
   int a_shift, b_shift, output_shift;
@@ -118,7 +124,12 @@ struct Layer {
   Factors to_table;
   Array<int16_t> table;
   Array<uint8_t> input_shift;
-  Array<uint8_t> padding_value;
+  Array<uint8_t> padding_value;  // per channel, or one
+  // Of Akida 1.0, in place of bias, rescale and the other activations.
+  Array<int32_t> threshold;
+  Array<uint32_t> step;
+  Array<uint8_t> step_shift;
+  Array<int8_t> pointwise;  // [filter][channel]
 
   bool is_depthwise() const {
     return kind == Kind::depthwise || kind == Kind::depthwise_transpose;
@@ -126,7 +137,9 @@ struct Layer {
   bool is_transpose() const {
     return kind == Kind::transpose || kind == Kind::depthwise_transpose;
   }
-  bool is_convolution() const { return kind <= Kind::dense; }
+  bool is_convolution() const { return kind <= Kind::dense || kind == Kind::separable; }
+  // Of a convolution.
+  size_t output_channels() const { return generation == 1 ? threshold.size() : bias.size(); }
   bool has_relu() const {
     return activation == Activation::relu || activation == Activation::bounded_relu;
   }
