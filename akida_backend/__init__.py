@@ -24,7 +24,7 @@ from akida_backend.errors import (
 )
 
 if TYPE_CHECKING:
-    from akida_backend import onnx_backend, onnxruntime, tflite
+    from akida_backend import compatibility, onnx_backend, onnxruntime, tflite
     from akida_backend.compare import compare
     from akida_backend.compiler import compile
     from akida_backend.devices import Device, devices
@@ -50,6 +50,7 @@ __all__ = [
     "UnsupportedOperationError",
     "__version__",
     "compare",
+    "compatibility",
     "compile",
     "devices",
     "load",
@@ -71,7 +72,7 @@ _HOME = {
     "load": "loading",
 }
 
-_MODULES = ("onnx_backend", "onnxruntime", "tflite")
+_MODULES = ("compatibility", "onnx_backend", "onnxruntime", "tflite")
 
 
 def __getattr__(name: str) -> object:

@@ -13,37 +13,31 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from akida_backend.akida1_exact import level_scale, own_integers, own_levels, real_reach
 from akida_backend.calibration import FEWEST_SAMPLES, Measured
 from akida_backend.candidate import LEVEL_BITS, Alias, Candidate, device_shape
 from akida_backend.constraints import LayerType, violations
 from akida_backend.devices import Device
 from akida_backend.four_bit import (
-    ImageCode,
     InputCode,
     LowBitCode,
     QuantizedChain,
     QuantizedLayer,
     RealLayer,
+    SourceCode,
     Window,
 )
 from akida_backend.four_bit.rows import convolved
 from akida_backend.graph import (
     NO_PADS,
     ONE,
-    Add,
     AnyArray,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    MaxPool2D,
-    Mean,
     Opaque,
     Operation,
-    Relu,
-    Reshape,
-    Transpose,
 )
 from akida_backend.lowering import filter_bank, real_clamp
 from akida_backend.parameters import FloatArray
@@ -63,6 +57,7 @@ class Entry(Enum):
     """How values of the host enter a segment."""
 
     IMAGE = "the 8-bit image of an input layer"
+    LEVELS = "the source's own codes, which have 4 bits"
     CODE = "one 4-bit code"
     # Twice the MACs on paper; but the second code is 0 for the lower half of the range, and
     # Akida's time goes with the values that are not 0.
@@ -165,6 +160,7 @@ def _real(
 ) -> tuple[RealLayer, ...]:
     """A candidate over real numbers."""
     weighted = weighted_operations(candidate)
+    bits = candidate.facts.weights_bits or LEVEL_BITS
     _, bound = real_clamp(candidate, graph)
     pool = candidate.pool
     halves = []
@@ -182,8 +178,10 @@ def _real(
                 bound=bound if math.isfinite(bound) else None,
                 pool=Window(pool.window, pool.stride, pool.pads) if ends and pool else None,
                 average=ends and candidate.average is not None,
-                weight_bits=candidate.facts.weights_bits or LEVEL_BITS,
-                output_bits=LEVEL_BITS,
+                weight_bits=bits,
+                output_bits=candidate.facts.output_bits or LEVEL_BITS,
+                grid=own_integers(op, graph, bits),
+                level=own_levels(candidate, graph) if ends and not is_last else None,
             )
         )
     return tuple(halves)
@@ -215,27 +213,14 @@ def entry_of(link: Link, graph: Graph, device: Device) -> Entry:
     facts = link.candidate.facts
     if link.candidate.layer is LayerType.INPUT_CONVOLUTIONAL:
         return Entry.IMAGE
-    if _lowest_real(link.input, graph) < 0.0:
+    if level_scale(link.input, graph) is not None:
+        return Entry.LEVELS
+    lowest, _ = real_reach(link.input, graph)
+    if lowest < 0.0:
         return Entry.SIGNS
     _, _, channels = link.shape
     doubled = dataclasses.replace(facts, input_channels=2 * channels)
     return Entry.CODE if violations(doubled, device) else Entry.SUM
-
-
-def _lowest_real(name: str, graph: Graph) -> float:
-    """Smallest value a tensor can hold, by its range and the activation it went through."""
-    low, _ = graph.tensors[name].real_range
-    match graph.producers.get(name):
-        case Conv2D(activation=bound) | DepthwiseConv2D(activation=bound):
-            return max(low, bound.real_range[0])
-        case Add(activation=bound) | FullyConnected(activation=bound) | Relu(bound=bound):
-            return max(low, bound.real_range[0])
-        case MaxPool2D(input=before) | AveragePool2D(input=before) | Mean(input=before):
-            return max(low, _lowest_real(before, graph))
-        case Reshape(input=before) | Transpose(input=before):
-            return max(low, _lowest_real(before, graph))
-        case _:
-            return low
 
 
 def with_signs_apart(link: Link) -> Link:
@@ -254,14 +239,19 @@ def with_signs_apart(link: Link) -> Link:
 
 
 def quantizer_code(entry: Entry, link: Link, graph: Graph) -> InputCode:
-    """What the quantizer takes the input for; of its 32 levels a sum has 31."""
+    """What the quantizer takes the input for."""
+    highest = (1 << LEVEL_BITS) - 1
     match entry:
         case Entry.IMAGE:
-            return ImageCode(image_code(graph, link.input).scale[0])
+            return SourceCode(image_code(graph, link.input).scale[0])
+        case Entry.LEVELS:
+            scale = level_scale(link.input, graph)
+            assert scale is not None
+            return SourceCode(scale)
         case Entry.SUM:
-            return LowBitCode(LEVEL_BITS + 1)
+            return LowBitCode(2 * highest)
         case Entry.SIGNS | Entry.CODE:
-            return LowBitCode(LEVEL_BITS)
+            return LowBitCode(highest)
 
 
 def _sample_count(links: Sequence[Link], measured: Measured) -> int:
@@ -292,6 +282,27 @@ def unsigned(real: FloatArray, entry: Entry) -> NDArray[np.floating]:
     return real.astype(np.float32)
 
 
+def exact_chain(links: Sequence[Link], code: InputCode) -> QuantizedChain | None:
+    """The source's own integers, where it has few enough bits throughout; else None."""
+    if not isinstance(code, SourceCode):
+        return None
+    _, _, channels = links[0].shape
+    scale = code.scale
+    layers: list[QuantizedLayer] = []
+    for link in links:
+        first, *rest = link.real
+        if rest or first.grid is None or first.average or (first.activated and not first.level):
+            return None
+        filters = len(first.bias)
+        grid = np.broadcast_to(first.grid, (filters,))
+        along = grid if first.depthwise else grid[:, None, None, None]
+        weights = np.rint(first.weights / along).astype(np.int8)
+        output_scale = None if first.level is None else np.full(filters, first.level)
+        layers.append(QuantizedLayer(weights, grid * scale, first.bias, output_scale))
+        scale = first.level or 1.0
+    return QuantizedChain(np.full(channels, code.scale), tuple(layers), (), ())
+
+
 def data_free_chain(links: Sequence[Link], entry: Entry, graph: Graph) -> QuantizedChain:
     """Weights and codes as wide as the source's ranges, nothing chosen.
 
@@ -304,7 +315,7 @@ def data_free_chain(links: Sequence[Link], entry: Entry, graph: Graph) -> Quanti
     highest = (1 << LEVEL_BITS) - 1
     levels = 2 * highest if entry is Entry.SUM else highest
     input_scale = np.repeat([max(side, TINY) / levels for side in sides], channels)
-    if isinstance(code, ImageCode):
+    if isinstance(code, SourceCode):
         input_scale = np.full(channels, code.scale)
     layers = []
     scale = input_scale

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from akida_backend.akida1_arithmetic import MAX_STEP, MAX_STEP_SHIFT
 from akida_backend.akida1_chain import (
+    TINY,
     Arriving,
     Entry,
     Link,
     data_free_chain,
     entry_of,
+    exact_chain,
     links_of,
     quantizer_code,
     source_values,
@@ -30,10 +32,12 @@ from akida_backend.akida1_chain import (
     weighted_operations,
     with_signs_apart,
 )
+from akida_backend.akida1_exact import Staircase, fitted_staircase, step_notes
 from akida_backend.calibration import Measured
 from akida_backend.candidate import LEVEL_BITS
 from akida_backend.constraints import LayerType
 from akida_backend.devices import Device
+from akida_backend.errors import InputError
 from akida_backend.four_bit import (
     QuantizedChain,
     QuantizedLayer,
@@ -43,9 +47,10 @@ from akida_backend.graph import (
     Graph,
 )
 from akida_backend.lowering import filter_bank, lowered_pool
+from akida_backend.options import Options
 from akida_backend.parameters import FloatArray, Refusal
 from akida_backend.partition import Region
-from akida_backend.plan import WeightNote
+from akida_backend.plan import QuantizerStep, WeightNote
 from akida_backend.program import (
     Akida1Layer,
     Code,
@@ -74,6 +79,7 @@ logger: Final = logging.getLogger("akida_backend.four_bit")
 
 CONSTANT_STEPS: Final = 2**10  # of a filter without weights, whose potential is 0
 NEGLIGIBLE: Final = 2.0**-10  # of a bias, far below half a step of 8 bits
+UNMOVED: Final = 1e-6  # steps of a weight that stayed but for float rounding
 INT32: Final = 2**31 - 1
 STEPS_ASSUMED: Final = (
     "A potential exactly on a step of an activation counts as below it; that is inferred from the "
@@ -88,6 +94,7 @@ def lower_akida1(
     name: str,
     measured: Measured | None,
     arriving: Arriving | None,
+    options: Options,
 ) -> LoweredSegment | SegmentRefusal:
     """Quantize the layers of a region in a chain, or name the one that does not fit.
 
@@ -98,36 +105,50 @@ def lower_akida1(
         name: Of the program.
         measured: Source values on the calibration inputs, if there are any.
         arriving: What the segments in front make of them; the new one joins these.
+        options: Whether four bits may be chosen blindly.
+
+    Raises:
+        InputError: Bits must be taken off, there are no calibration inputs, and nobody said that
+            none are needed.
     """
     first, *rest = links_of(region, graph)
     entry = entry_of(first, graph, device)
     links = [with_signs_apart(first) if entry is Entry.SIGNS else first, *rest]
-    chain = data_free_chain(links, entry, graph)
-    if measured is not None and arriving is not None:
+    code = quantizer_code(entry, first, graph)
+    exact = exact_chain(links, code)
+    if exact is None and measured is None and not options.allow_uncalibrated:
+        raise _uncalibrated(device)
+    chain = exact or data_free_chain(links, entry, graph)
+    if exact is None and measured is not None and arriving is not None:
         sources = source_values(links, measured, entry)
         arrived = arriving.stored(region.input)[: len(sources[0])]
         values = unsigned(measured.reals(first.input, arrived), entry)
         real = [layer for link in links for layer in link.real]
-        code = quantizer_code(entry, first, graph)
         chain = quantize_chain(real, sources, values, code, _log_progress)
         _log_gains(name, chain)
     results = iter(chain.layers)
     codes = {region.input: _entry_code(first, entry, graph, chain)}
     layers: list[Akida1Layer] = []
     notes: list[WeightNote] = []
+    staircases: list[Staircase] = []
     for link in links:
         halves = tuple(next(results) for _ in link.real)
         read = codes[link.input]
         height, width, channels = link.shape
         shape = (height, width, channels * read.parts)
         taken = chain.input_scale if link is links[0] else np.asarray(read.scale)
-        notes.append(_note(link, halves, taken, graph, calibrated=bool(chain.gains)))
+        note = _note(link, halves, taken, graph, calibrated=bool(chain.gains))
+        if note.max_error > UNMOVED:
+            notes.append(note)
         if link.is_diagonal:
             halves = (_diagonal(halves[0]),)
         if link is links[0] and entry is Entry.SUM:
             halves = tuple(_twice(half) for half in halves)
         halves = (*halves[:-1], _with_constants(link, halves, read, shape))
         layer = _layer(link, halves, read, shape)
+        if exact is not None and halves[-1].output_scale is not None:
+            layer, staircase = _with_own_steps(layer, link, read, shape, graph)
+            staircases.append(staircase)
         problem = overflow(layer, shape, (0, read.limits[1]))
         if problem is not None:
             summed = link.candidate.average is not None
@@ -148,7 +169,41 @@ def lower_akida1(
     )
     if arriving is not None:
         arriving.pass_through(program)
-    return LoweredSegment(program, (STEPS_ASSUMED,) if len(layers) > 1 else (), tuple(notes))
+    return LoweredSegment(
+        program,
+        (STEPS_ASSUMED,) if len(layers) > 1 else (),
+        tuple(notes),
+        tuple(QuantizerStep(g.step, g.layers, g.kept, g.decibels) for g in chain.gains),
+        (*step_notes(staircases), *_separable_notes(links, chain)),
+    )
+
+
+def _separable_notes(links: Sequence[Link], chain: QuantizedChain) -> list[str]:
+    """The rewrite of two layers into one, with the error it is measured to have."""
+    found = []
+    position = 0
+    for link in links:
+        first, *rest = link.real
+        position += len(link.real)
+        if not rest:
+            continue
+        error = "not measured without calibration inputs"
+        if chain.errors:
+            decibels = -10 * math.log10(max(chain.errors[position - 1], TINY))
+            error = f"its output lies {decibels:.1f} dB from the source's on the calibration inputs"
+        found.append(
+            f"'{first.name}' and '{rest[-1].name}', with nothing but requantization between them, "
+            f"became one SeparableConvolutional: {error}."
+        )
+    return found
+
+
+def _uncalibrated(device: Device) -> InputError:
+    return InputError(
+        f"'{device.name}' has 4-bit weights and activations, which INT8 models do not survive "
+        "without calibration inputs\n  give calibration=..., 64 typical inputs, or "
+        "allow_uncalibrated to see the placement alone"
+    )
 
 
 def _one_or_all(scale: FloatArray) -> tuple[float, ...]:
@@ -231,6 +286,19 @@ def _layer(
         activation=fixed_point_steps(step),
         output_bits=link.real[-1].output_bits,
     )
+
+
+def _with_own_steps(
+    layer: Akida1Layer, link: Link, entry: Code, shape: tuple[int, int, int], graph: Graph
+) -> tuple[Akida1Layer, Staircase]:
+    """The layer with the staircase nearest to the source's rounding."""
+    low, high = potential_limits(layer, shape, entry.limits[1])
+    weights = layer.weights.reshape(len(layer.weights), -1).astype(np.int64)
+    shift = entry.zero_point * weights.sum(axis=1)
+    staircase = fitted_staircase(link.candidate, graph, low, high, shift)
+    threshold = _int32(staircase.threshold)
+    changed = dataclasses.replace(layer, threshold=threshold, activation=staircase.activation)
+    return changed, staircase
 
 
 def _potential_layer(link: Link, halves: Sequence[QuantizedLayer], entry: Code) -> Akida1Layer:

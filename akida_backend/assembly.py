@@ -96,6 +96,8 @@ def _segments(source: Graph, outcome: Outcome) -> tuple[Segment, ...]:
                     device_macs=sum(macs_by_output(lowered.program).values()),
                     assumptions=lowered.assumptions,
                     weight_notes=lowered.weight_notes,
+                    quantizer=lowered.quantizer,
+                    remarks=lowered.remarks,
                 )
             )
         pending = [op for op in pending if key(op) not in done]

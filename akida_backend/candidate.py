@@ -11,12 +11,14 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from akida_backend.constraint_rules import Check, numbers
 from akida_backend.constraints import (
     LayerFacts,
     LayerType,
     Violation,
     graph_violation,
     padding_kind,
+    rules_of,
 )
 from akida_backend.devices import Device
 from akida_backend.graph import (
@@ -192,6 +194,19 @@ POOLING_LAYERS = (*CONVOLUTIONS, *AKIDA1_CONVOLUTIONS)
 LEVEL_BITS = 4  # of Akida 1.0 weights and activations, where the source has more
 
 
+def widest_weights(layer: LayerType, device: Device) -> int:
+    """Most bits the device's rules allow the weights of an Akida 1.0 layer."""
+    for rule in rules_of(device):
+        if (
+            rule.what == "weights_bits"
+            and rule.check is Check.ONE_OF
+            and layer in (rule.layer, *rule.also)
+            and not isinstance(rule.value, Mapping)
+        ):
+            return max(numbers(rule.value))
+    return 8 if layer is LayerType.INPUT_CONVOLUTIONAL else LEVEL_BITS
+
+
 def is_akida1(context: PlacementContext) -> bool:
     return context.device.generation == 1
 
@@ -286,7 +301,7 @@ def convolution_candidate(
             facts,
             activation=staircase_fact(op.activation.real_range, graph.tensors[op.output]),
             input_bits=8 if is_image else LEVEL_BITS,
-            weights_bits=8 if is_image else LEVEL_BITS,
+            weights_bits=widest_weights(layer, context.device),
             output_bits=LEVEL_BITS,
         )
     return Candidate(

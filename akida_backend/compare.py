@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,17 +33,20 @@ from akida_backend.loading import load
 from akida_backend.options import Options, unknown
 from akida_backend.original_runtimes import OriginalRuntime, chosen_runtimes, open_model
 from akida_backend.plan import Plan
-from akida_backend.report import SCHEMA_VERSION, Json, model_json
+from akida_backend.report import SCHEMA_VERSION, Json, model_json, quantizer_json
 from akida_backend.runtime_host import host_name
 
 Reals = NDArray[np.float64]
 
 ALL_DEVICES: Final = "all"
 DECISIVE_STEPS: Final = 2
+FEW_SAMPLES: Final = 256  # below, a sample more or less shows
 RUNTIME_ROW: Final = "runtime"  # stands for the emulation in rows of the original in a runtime
 _NO_METRICS: Final[Mapping[str, None]] = {
     "accuracy": None,
+    "accuracy_error": None,
     "agreement_with_source": None,
+    "agreement_error": None,
     "decisive_agreement": None,
     "cosine": None,
     "sqnr_db": None,
@@ -132,6 +136,9 @@ def compare(
     }
     if per_layer:
         report["layers"] = study.layers()
+    chosen_steps = [entry for plan in plans for entry in quantizer_json(plan)]
+    if chosen_steps:
+        report["quantizer"] = chosen_steps
     report["notes"] = notes
     return report
 
@@ -437,13 +444,22 @@ class _Judge:
                 accuracy = float((chosen == self.labels).mean())
         return {
             "accuracy": accuracy,
+            "accuracy_error": standard_error(accuracy, len(values)),
             "agreement_with_source": agreement,
+            "agreement_error": standard_error(agreement, len(values)),
             "decisive_agreement": decisive,
             "cosine": difference.cosine,
             "sqnr_db": difference.sqnr_db,
             "max_abs_diff": _finite(difference.largest),
             "identical": difference.noise == 0.0,
         }
+
+
+def standard_error(share: float | None, samples: int) -> float | None:
+    """Of a share of few samples; None of as many as need none."""
+    if share is None or samples >= FEW_SAMPLES:
+        return None
+    return math.sqrt(share * (1.0 - share) / samples)
 
 
 def _are_scores(graph: Graph, tensor: Tensor) -> bool:

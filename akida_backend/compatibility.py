@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a model fit: what runs on a device, what would have to change for the rest, and the model
-with every rewrite that changes no value.
+"""Make a model fit a device: what would have to change, and what may as it changes no value.
 
-    advice = akida_backend.compatibility.advise("model.tflite", "akd1000")
-    print(advice.report())
-    fitted = akida_backend.compatibility.create_from_model("model.tflite", "akida2")
-    fitted.save("fitted.tflite")
+advice = akida_backend.compatibility.advise("model.tflite", "akd1000")
+print(advice.report())
+fitted = akida_backend.compatibility.create_from_model("model.tflite", "akida2")
+fitted.save("fitted.tflite")
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from akida_backend.advice.advising import advice as _advice
 from akida_backend.advice.applying import Applied, Written, with_exact_rewrites, write_proven
-from akida_backend.advice.judge import advice as _advice
 from akida_backend.advice.model import (
     Advice,
     Change,
@@ -49,7 +48,8 @@ def advise(model: Model, device: str = "akida2", **options: object) -> Advice:
     """What runs on a device, and the smallest changes that would place the rest.
 
     Every proposal was compiled: it is listed only where the device takes the operator then.
-    Placement is looked at, not accuracy; calibration inputs are not used.
+    Placement is looked at, not accuracy; calibration inputs serve only to measure the error of
+    depthwise and pointwise convolutions that share a layer of Akida 1.0.
 
     Args:
         model: A Graph, or what `load` takes.

@@ -50,7 +50,10 @@ def compiled_onnx(plan: Plan) -> bytes:
     model = onnx.ModelProto.FromString(graph.source)
     claims = [_claimed(plan, claim) for claim in claims_of(plan, model.graph)]
     if not claims:
-        raise InputError(f"{graph.name}: nothing of it runs on {plan.device.name}")
+        raise InputError(
+            f"{graph.name}: nothing of it runs on {plan.device.name}\n"
+            "  `akida-backend inspect` gives the reasons"
+        )
     _replace_nodes(model.graph, claims)
     _drop_unused(model.graph)
     _include_data(model.graph, Path(graph.name).parent, graph.name)

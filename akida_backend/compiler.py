@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from akida_backend.akida1_chain import Arriving
 from akida_backend.akida1_lowering import lower_akida1
 from akida_backend.assembly import Outcome, assemble
-from akida_backend.calibration import Calibration, Measured, calibrate
+from akida_backend.calibration import Calibration, calibrate
 from akida_backend.candidate import Candidate, Candidates
 from akida_backend.constraints import Violation, graph_violation
 from akida_backend.devices import Device
@@ -139,8 +139,7 @@ def _round(
     for number, region in enumerate(regions):
         name = f"segment{number}"
         if device.generation == 1:
-            _require_calibration(measured, device, options)
-            result = lower_akida1(region, changed, device, name, measured, arriving)
+            result = lower_akida1(region, changed, device, name, measured, arriving, options)
         else:
             result = lower_region(region, changed, device, options, name, measured)
         if not isinstance(result, LoweredSegment):
@@ -155,20 +154,6 @@ def _round(
     if unfit:
         return unfit
     return Outcome(legalised, regions, tuple(lowered), loose)
-
-
-def _require_calibration(measured: Measured | None, device: Device, options: Options) -> None:
-    """Refuse to choose four bits blindly.
-
-    Raises:
-        InputError: There are no calibration inputs, and nobody said that none are needed.
-    """
-    if measured is None and not options.allow_uncalibrated:
-        raise InputError(
-            f"'{device.name}' has 4-bit weights and activations, which INT8 models do not survive "
-            "without calibration inputs\n  give calibration=..., 64 typical inputs, or "
-            "allow_uncalibrated to see the placement alone"
-        )
 
 
 def _all_sources(op: Operation, violation: Violation) -> dict[int, tuple[Violation, ...]]:

@@ -30,9 +30,6 @@ def open_engine(program: Program, *, threads: int = 1) -> DeviceEngine:
     if status.library is None:
         _say_why_slow(f"no native engine, {status.problem}")
         return Simulator(program)
-    if program.generation == 1:
-        _say_why_slow("the native engine does not have the layers of Akida 1.0 yet")
-        return Simulator(program)
     return NativeEngine(program, threads=threads)
 
 

@@ -31,7 +31,7 @@ from akida_backend.program import Program
 from akida_backend.program_format import program_to_bytes
 from akida_backend.simulator import wrong_input
 
-ABI: Final = 1
+ABI: Final = 2
 NOT_BUILT: Final = "not built with this installation (no C++ compiler that works)"
 _SUFFIX: Final = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _NAME: Final = f"libakida_backend{_SUFFIX}"

@@ -205,12 +205,14 @@ class _Writer:
                     name,
                     attributes={"perm": list(_TO_CHANNELS_LAST)},
                 )
+        read = {name for node in self._nodes for name in node.input}.union(self._graph.outputs)
         body = helper.make_graph(
             self._nodes,
             "graph",
             [self._value_info(name) for name in self._graph.inputs],
             [self._value_info(name) for name in self._graph.outputs],
-            list(self._constants.values()),
+            # onnxruntime warns of constants that nobody reads.
+            [tensor for name, tensor in self._constants.items() if name in read],
         )
         return helper.make_model(
             body,

@@ -43,6 +43,8 @@ from akida_backend.errors import (
     UnsupportedOperationError,
 )
 from akida_backend.graph import AnyArray, Graph, Operation, Shape
+from akida_backend.importers.onnx_file import parse
+from akida_backend.importers.tflite_file import IDENTIFIER
 from akida_backend.loading import load
 from akida_backend.onnx_claims import Claim, Unclaimable, claims_of
 from akida_backend.options import Calibration, Options
@@ -142,10 +144,15 @@ def create_session(
     Raises:
         EngineError: There is no library, or onnxruntime is too old.
         UnsupportedOperationError: onnxruntime is not installed.
-        ImportModelError: The model cannot be read.
-        InputError: An unknown device or option.
+        ImportModelError: The model is damaged.
+        InputError: The file cannot be read or is no ONNX model, or an unknown device or option.
         FallbackError: `fallback` forbids what would stay on the host.
     """
+    if not isinstance(model, str | os.PathLike | bytes):
+        raise InputError(
+            f"a session is created from a path or from bytes, not from {type(model).__name__}\n"
+            "  of an onnx.ModelProto give model.SerializeToString()"
+        )
     chosen = Options.parse(options)
     given = {name: _as_text(value) for name, value in options.items() if value is not None}
     if device is not None:
@@ -163,9 +170,10 @@ def create_session(
     with _request(_Request(label, sha256, chosen.calibration)) as request:
         try:
             session = runtime.InferenceSession(model, sess_options=sess_options)
-        except Exception:
+        except Exception as problem:
             if request.error is not None:
                 raise request.error from None
+            _check_file(model, problem)
             raise
     if request.error is not None:
         raise request.error
@@ -220,6 +228,31 @@ def _sha256(model: str | os.PathLike[str] | bytes) -> str | None:
     except OSError:  # onnxruntime says why it cannot be read
         return None
     return hashlib.sha256(content).hexdigest()
+
+
+def _check_file(model: str | os.PathLike[str] | bytes, problem: Exception) -> None:
+    """Say what is wrong with a file that onnxruntime did not open, where that can be seen.
+
+    Raises:
+        InputError: It cannot be read, or is of another kind.
+        ImportModelError: It is damaged.
+    """
+    label = "model" if isinstance(model, bytes) else os.fspath(model)
+    try:
+        content = model if isinstance(model, bytes) else Path(model).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{label}: cannot read the model: {error.strerror}\n  Give the path of an .onnx file."
+        ) from problem
+    if content[4:8] == IDENTIFIER:
+        raise InputError(
+            f"{label}: is a TFLite model, which onnxruntime does not run\n"
+            "  Use akida_backend.tflite.load_delegate with LiteRT or tflite-runtime."
+        ) from problem
+    try:
+        parse(content, label)
+    except ImportModelError as error:
+        raise error from problem
 
 
 def _as_text(value: object) -> str:

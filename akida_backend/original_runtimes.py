@@ -89,13 +89,38 @@ class OriginalModel:
 
     Attributes:
         name: Of the runtime.
-        tensors: That `run` gives.
-        run: Stored values of `tensors`, from stored values of the inputs.
+        group: Samples the file takes at once.
+        compute: Stored values of the shown tensors, from those of the inputs for one group.
     """
 
     name: str
-    tensors: tuple[str, ...]
-    run: Callable[[Values], Values]
+    group: int
+    compute: Callable[[Values], Values]
+
+    def run(self, values: Values) -> Values:
+        """Stored values of the shown tensors, from those of the inputs.
+
+        Raises:
+            UnsupportedOperationError: The runtime fails.
+        """
+        samples = len(next(iter(values.values()))) if values else 1
+        parts: list[Values] = []
+        try:
+            for begin in range(0, samples, self.group):
+                part = {n: x[begin : begin + self.group] for n, x in values.items()}
+                parts.append(self._compute_group(part))
+        except Exception as error:  # those of onnxruntime have no base class of their own
+            raise UnsupportedOperationError(f"{self.name} does not run it\n  {error}") from error
+        return {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
+
+    def _compute_group(self, values: Values) -> Values:
+        """A last group that is not full is filled up with copies of its last sample."""
+        kept = len(next(iter(values.values()), ()))
+        missing = self.group - kept
+        if missing <= 0:
+            return self.compute(values)
+        full = {n: np.concatenate([x, np.repeat(x[-1:], missing, 0)]) for n, x in values.items()}
+        return {n: x[:kept] for n, x in self.compute(full).items()}
 
 
 def open_model(runtime: OriginalRuntime, graph: Graph, wanted: Collection[str]) -> OriginalModel:
@@ -107,7 +132,7 @@ def open_model(runtime: OriginalRuntime, graph: Graph, wanted: Collection[str]) 
     opened = _open_onnx if runtime.format == "onnx" else _open_tflite
     try:
         return opened(runtime, graph, tuple(dict.fromkeys((*graph.outputs, *wanted))))
-    except (ImportError, RuntimeError, ValueError) as error:
+    except Exception as error:  # those of onnxruntime have no base class of their own
         raise UnsupportedOperationError(
             f"{graph.name}: {runtime.name} does not load it\n  {error}"
         ) from error
@@ -125,46 +150,60 @@ def _open_tflite(runtime: OriginalRuntime, graph: Graph, names: tuple[str, ...])
         experimental_op_resolver_type=kinds.BUILTIN_REF if runtime.plain else kinds.AUTO,
         num_threads=1,
     )
-    inputs = [numbers[name] for name in graph.inputs]
-
-    def run(values: Values) -> Values:
-        feeds = [np.ascontiguousarray(values[name]) for name in graph.inputs]
-        # Sample by sample: not every model can be resized.
-        rows: list[list[AnyArray]] = []
-        step = len(feeds[0]) if graph.batch is not None else 1
-        for begin in range(0, len(feeds[0]), step):
-            for index, feed in zip(inputs, feeds, strict=True):
-                interpreter.set_tensor(index, feed[begin : begin + step])
-            interpreter.invoke()
-            rows.append([interpreter.get_tensor(numbers[name]) for name in names])
-        columns = zip(*rows, strict=True)
-        return {n: np.concatenate(c) for n, c in zip(names, columns, strict=True)}
-
     interpreter.allocate_tensors()
-    return OriginalModel(runtime.name, names, run)
+    # Not every model can be resized.
+    groups = [int(entry["shape"][0]) for entry in interpreter.get_input_details()]
+
+    def compute(values: Values) -> Values:
+        for name in graph.inputs:
+            interpreter.set_tensor(numbers[name], np.ascontiguousarray(values[name]))
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(numbers[name]) for name in names}
+
+    return OriginalModel(runtime.name, max(groups, default=1), compute)
 
 
 def _open_onnx(runtime: OriginalRuntime, graph: Graph, names: tuple[str, ...]) -> OriginalModel:
     import onnx
 
+    from akida_backend.importers.onnx import read_onnx
+    from akida_backend.importers.onnx_forms import FileForm, file_forms
+
     module: Any = importlib.import_module(runtime.module)
     model = onnx.load_model_from_string(graph.source)
     computed = {name for node in model.graph.node for name in node.output}
-    shown = [name for name in names if name in graph.outputs or name in computed]
+    forms = file_forms(graph) or file_forms(read_onnx(graph.source, graph.name))
+    shown: dict[str, FileForm] = {}
+    for name in names:
+        if name in graph.outputs:
+            shown[name] = FileForm(name, tuple(range(len(graph.tensors[name].shape))))
+        else:
+            found = (form for form in forms.get(name, ()) if form.value in computed)
+            shown.update((name, form) for form in found)
     declared = {info.name for info in model.graph.output}
     model.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in shown if name not in declared
+        onnx.ValueInfoProto(name=value)
+        for value in dict.fromkeys(form.value for form in shown.values())
+        if value not in declared
     )
     options = module.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     if runtime.plain:
         options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = module.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    lengths = [entry.shape[0] for entry in session.get_inputs() if entry.shape]
+    groups = [length for length in lengths if isinstance(length, int)]
 
-    def run(values: Values) -> Values:
-        results = session.run(shown, {name: values[name] for name in graph.inputs})
-        return dict(zip(shown, results, strict=True))
+    def compute(values: Values) -> Values:
+        results = session.run(
+            [form.value for form in shown.values()], {name: values[name] for name in graph.inputs}
+        )
+        return {
+            name: result.transpose(form.layout)
+            for (name, form), result in zip(shown.items(), results, strict=True)
+        }
 
-    return OriginalModel(runtime.name, tuple(shown), run)
+    return OriginalModel(runtime.name, max(groups, default=1), compute)

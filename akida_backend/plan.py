@@ -64,6 +64,23 @@ class WeightNote:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizerStep:
+    """What one step of the quantizer for few bits bought, on the calibration inputs.
+
+    Attributes:
+        step: Its name.
+        layers: Layers of the segment it could change.
+        kept: Layers where it made the error smaller, and stayed.
+        decibels: Mean decrease of the error it works on, over those it could change.
+    """
+
+    step: str
+    layers: int
+    kept: int
+    decibels: float
+
+
+@dataclass(frozen=True, slots=True)
 class HostSegment:
     """Operations of `Plan.legalised` that the CPU executes, in order."""
 
@@ -83,6 +100,8 @@ class DeviceSegment:
         device_macs: MACs per sample of the program.
         assumptions: Undocumented behaviour the program relies on, as sentences.
         weight_notes: Layers with changed weights.
+        quantizer: Steps that chose few-bit integers, in their order.
+        remarks: What else became of the source in few bits, as sentences.
     """
 
     index: int
@@ -92,6 +111,8 @@ class DeviceSegment:
     device_macs: int
     assumptions: tuple[str, ...] = ()
     weight_notes: tuple[WeightNote, ...] = ()
+    quantizer: tuple[QuantizerStep, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 Segment = HostSegment | DeviceSegment

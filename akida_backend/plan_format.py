@@ -42,6 +42,7 @@ from akida_backend.plan import (
     HostSegment,
     PlacedOperation,
     Plan,
+    QuantizerStep,
     Segment,
     WeightNote,
 )
@@ -62,7 +63,6 @@ _SKIPPED: Final = frozenset(
         (Graph, "source"),
         (Options, "calibration"),
         (Options, "threads"),
-        (Options, "diagonal_depthwise"),  # shows in the programs
     }
 )
 _NAMED_OPERATORS: Final = 5
@@ -83,6 +83,8 @@ class DeviceRecord:
     device_macs: int
     assumptions: tuple[str, ...]
     weight_notes: tuple[WeightNote, ...]
+    quantizer: tuple[QuantizerStep, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -254,6 +256,8 @@ def _segment_record(segment: Segment, positions: dict[Operation, int]) -> HostRe
                 device_macs=segment.device_macs,
                 assumptions=segment.assumptions,
                 weight_notes=segment.weight_notes,
+                quantizer=segment.quantizer,
+                remarks=segment.remarks,
             )
 
 
@@ -393,6 +397,8 @@ def _segment(index: int, record: HostRecord | DeviceRecord, legalised: Graph) ->
                 device_macs=record.device_macs,
                 assumptions=record.assumptions,
                 weight_notes=record.weight_notes,
+                quantizer=record.quantizer,
+                remarks=record.remarks,
             )
 
 

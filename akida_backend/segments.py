@@ -21,7 +21,7 @@ from akida_backend.ops import SPEC_OF
 from akida_backend.options import Options
 from akida_backend.parameters import FloatArray, Refusal
 from akida_backend.partition import Region
-from akida_backend.plan import WeightNote
+from akida_backend.plan import QuantizerStep, WeightNote
 from akida_backend.program import (
     Code,
     DeviceTensor,
@@ -40,6 +40,8 @@ class LoweredSegment:
     program: Program
     assumptions: tuple[str, ...]
     weight_notes: tuple[WeightNote, ...]
+    quantizer: tuple[QuantizerStep, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

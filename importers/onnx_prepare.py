@@ -19,6 +19,7 @@ import onnx.version_converter
 from akida_backend.errors import ImportModelError
 from akida_backend.graph import Location
 from akida_backend.importers.flatbuffer_check import DAMAGED
+from akida_backend.importers.onnx_narrow import widen_activations
 from akida_backend.importers.onnx_qonnx import expand_quant
 
 OLDEST_OPSET: Final = 10
@@ -72,7 +73,7 @@ def prepare(model: onnx.ModelProto, label: str) -> Prepared:
                 remedy=f"Export the model with opset {_CONVERTED_OPSET} or newer.",
             ) from None
         opsets = _opsets(changed, label)
-    changed = expand_quant(changed, label)
+    changed = widen_activations(expand_quant(changed, label), label)
     locations = originals
     if changed is not model:
         locations = _matched(changed.graph.node, model.graph.node, originals)

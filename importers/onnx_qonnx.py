@@ -93,7 +93,7 @@ def _grid(
     width = float(bits.reshape(()).astype(np.float64))
     if not (np.isfinite(reals).all() and (reals == np.rint(reals)).all() and width == int(width)):
         return None
-    if not 2 <= width <= 8 or signed not in (0, 1) or narrow not in (0, 1):
+    if not 1 <= width <= 8 or signed not in (0, 1) or narrow not in (0, 1):
         return None
     low = (-(2 ** (int(width) - 1)) if signed else 0) + (narrow if signed else 0)
     high = 2 ** (int(width) - 1) - 1 if signed else 2 ** int(width) - 1 - narrow

@@ -30,6 +30,7 @@ from akida_backend.candidate import (
     staircase_fact,
     weight_bits,
     wide_input,
+    widest_weights,
 )
 from akida_backend.constraints import LayerFacts, LayerType
 from akida_backend.fixed_point import Integers, round_half_away
@@ -61,13 +62,14 @@ def reference(op: FullyConnected, env: Environment) -> tuple[AnyArray, ...]:
         lambda values, matrix: values @ matrix.T,
         channel_axis=0,
         temporary_values=max(in_features, out_features),
-        requantize=_requantize,
+        requantize=requantize_dense,
         precision=np.float64 if env.arithmetic is Arithmetic.TFLITE else np.float32,
     )
     return (y.reshape(env.sized(op.output, x)),)
 
 
-def _requantize(accumulator: Integers, factor: Reals, arithmetic: Arithmetic) -> Integers:
+def requantize_dense(accumulator: Integers, factor: Reals, arithmetic: Arithmetic) -> Integers:
+    """Accumulators as output steps by the rule of TFLite's dense kernels, one rounding."""
     if arithmetic is Arithmetic.TFLITE:
         return round_half_away(accumulator.astype(np.float64) * factor).astype(np.int64)
     return requantize(accumulator, factor, arithmetic)
@@ -110,7 +112,7 @@ def candidate(op: FullyConnected, context: PlacementContext) -> Match:
             layer=LayerType.FULLY_CONNECTED,
             activation=staircase_fact(op.activation.real_range, graph.tensors[op.output]),
             input_bits=LEVEL_BITS,
-            weights_bits=LEVEL_BITS,
+            weights_bits=widest_weights(LayerType.FULLY_CONNECTED, context.device),
             output_bits=LEVEL_BITS,
         )
     return Candidate(

@@ -10,11 +10,13 @@ Source:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from akida_backend.arithmetic import through_reals
+from akida_backend.arithmetic import same_codes, through_reals
+from akida_backend.candidate import Candidate, Match, PlacementContext, is_akida1
 from akida_backend.graph import AnyArray, Arithmetic, Minimum
 from akida_backend.reference import Environment
 from akida_backend.spec import OpSpec
@@ -26,4 +28,30 @@ def reference(op: Minimum, env: Environment) -> tuple[AnyArray, ...]:
     return (np.minimum(env.value(op.a), env.value(op.b)),)
 
 
-SPEC: Final = OpSpec(op_type=Minimum, reference=reference)
+def absorb(op: Minimum, candidate: Candidate, context: PlacementContext) -> Match | None:
+    """A constant bound of Akida 1.0 activations: codes of fewer bits than their type has."""
+    tensors = [context.tensor(name) for name in (op.a, op.b, op.output)]
+    bounds = [tensor for tensor in tensors[:2] if tensor.data is not None]
+    if (
+        not is_akida1(context)
+        or context.graph.sole_consumer(candidate.output) is not op
+        or len(bounds) != 1
+        or bounds[0].values_per_sample != 1
+        or not all(same_codes(tensors[2], tensor) for tensor in tensors)
+    ):
+        return None
+    ((code,), quantization) = (np.ravel(bounds[0].data), bounds[0].quantization)
+    assert quantization is not None
+    bound = (int(code) - quantization.single_zero_point) * quantization.single_scale
+    low, high = candidate.clamp
+    if candidate.average is not None or bound < max(low, 0.0):
+        return None
+    return replace(
+        candidate,
+        operations=(*candidate.operations, op),
+        output=op.output,
+        clamp=(low, min(high, bound)),
+    )
+
+
+SPEC: Final = OpSpec(op_type=Minimum, reference=reference, absorb=absorb)

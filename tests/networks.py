@@ -46,6 +46,31 @@ def strided_stem(seed: int = 7) -> Graph:
     return b.build(b.fully_connected(b.flatten(x), 4))
 
 
+def adjacent() -> Graph:
+    """A map that two others read: three parts behind one another, nothing between them."""
+    b = GraphBuilder(2, name="adjacent")
+    x = b.conv2d(b.input(9, 9, 3), 8, activation=Activation.RELU)
+    left = b.conv2d(x, 8, kernel=1)
+    right = b.conv2d(x, 8, kernel=1, activation=Activation.RELU)
+    return b.build(b.conv2d(left, 6), b.conv2d(right, 4), right)
+
+
+def branches() -> Graph:
+    """Two parts that do not depend on each other."""
+    b = GraphBuilder(3, name="branches")
+    x = b.input(6, 6, 4, name="x")
+    return b.build(b.conv2d(x, 8, activation=Activation.RELU), b.conv2d(x, 5, kernel=1))
+
+
+def diamond() -> Graph:
+    """One path round a host operator, one through it."""
+    b = GraphBuilder(4, name="diamond")
+    x = b.conv2d(b.input(6, 6, 4), 8, activation=Activation.RELU)
+    through = b.conv2d(b.tanh(x), 8, kernel=1)
+    around = b.conv2d(x, 8, kernel=1, activation=Activation.RELU)
+    return b.build(b.mul(through, around))
+
+
 def two_inputs(seed: int = 9) -> Graph:
     b = GraphBuilder(seed, name="two.tflite")
     left, right = b.input(4, 4, 2, name="left"), b.input(4, 4, 2, name="right")

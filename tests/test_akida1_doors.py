@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from akida_backend.cli import main
+from akida_backend.cli.output import quantizer_shown
 from akida_backend.compare import compare
 from akida_backend.compiler import compile as compile_model
 from akida_backend.plan import Plan
@@ -79,8 +80,84 @@ def test_inspection_needs_no_calibration_and_says_what_macs_are_taken(
     assert "OP-DEPTHWISE-HALF" in json.dumps(rows)
 
 
+def test_what_each_step_of_the_quantizer_bought_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph = networks.classifier()
+    Path("model.tflite").write_bytes(write_tflite(graph))
+    (image,) = random_inputs(graph, 96, 1).values()
+    np.save("data.npy", image)
+    where = "model.tflite --device akd1000 --calibration data.npy --calibration-limit 32"
+    assert main(["inspect", *where.split()]) == 0
+    inspected = capsys.readouterr()
+    assert "What each step of the quantizer bought" in inspected.out
+    assert "adaptive rounding" in inspected.out
+    assert "quantizing" not in inspected.err  # no one watches
+    assert main(["compare", *where.split(), "--data", "data.npy", "--json", "-"]) == 0
+    entries = json.loads(capsys.readouterr().out)["quantizer"]
+    assert {entry["device"] for entry in entries} == {"akd1000"}
+    steps = {entry["step"] for entry in entries}
+    assert {"clipping", "bias correction", "refitting", "adaptive rounding"} <= steps
+    assert all(0 <= entry["kept"] <= entry["layers"] for entry in entries)
+    assert sum(entry["gain_db"] for entry in entries) > 1
+
+
+def test_the_layer_being_quantized_is_named_to_who_watches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with quantizer_shown():
+        calibrated()
+    err = capsys.readouterr().err
+    assert "quantizing layer 2 of" in err
+    assert err.endswith("\r\x1b[2K")
+    assert not logging.getLogger("akida_backend.four_bit").handlers
+
+
+def test_few_samples_have_a_standard_error_and_miss_a_threshold_within_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = calibrated()
+    plan.save("plan.akp")
+    inputs = random_inputs(plan.graph, 60, 5)
+    np.save("data.npy", next(iter(inputs.values())))
+    report = compare(plan, inputs)
+    row = report["results"][2]
+    agreement = row["agreement_with_source"]
+    error = row["agreement_error"]
+    assert 0.3 < agreement < 1
+    assert error == pytest.approx(np.sqrt(agreement * (1 - agreement) / 60))
+    assert row["accuracy_error"] is None
+    command = ["compare", "plan.akp", "--data", "data.npy", "--min-agreement"]
+    assert main([*command, f"{agreement + 0.9 * error:.4f}"]) == 0
+    shown = capsys.readouterr()
+    assert "within one standard error" in shown.err
+    assert " ± " in shown.out
+    assert main([*command, f"{agreement + 1.1 * error:.4f}"]) == 1
+    assert "within one standard error" not in capsys.readouterr().err
+
+
+def test_thresholds_of_the_second_generation_mean_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph = networks.classifier()
+    Path("model.tflite").write_bytes(write_tflite(graph))
+    (agreement,) = (
+        row["agreement_with_source"]
+        for row in compare(graph, random_inputs(graph, 200, 6), calibration=None)["results"][2:]
+    )
+    assert 0.5 < agreement < 1
+    np.save("data.npy", next(iter(random_inputs(graph, 200, 6).values())))
+    command = ["compare", "model.tflite", "--data", "data.npy", "--min-agreement", "1"]
+    assert main(command) == 1
+    assert "standard error" not in capsys.readouterr().err
+
+
 def test_what_each_step_of_the_quantizer_bought_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "akida_backend.four_bit"):
         calibrated()
     assert "quantizing layer 1 of" in caplog.text
-    assert "segment0: clipping kept in" in caplog.text
+    assert ": clipping kept in" in caplog.text

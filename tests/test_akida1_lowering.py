@@ -17,7 +17,7 @@ from akida_backend.akida1_lowering import fixed_point_steps
 from akida_backend.compiler import compile as compile_model
 from akida_backend.execute import Executor, run_source
 from akida_backend.graph import Activation, AnyArray, DType, Graph
-from akida_backend.plan import DeviceSegment, Plan
+from akida_backend.plan import DeviceSegment, Plan, Segment
 from akida_backend.program import (
     Convolutional,
     InputConvolutional,
@@ -132,6 +132,22 @@ def test_what_is_not_calibrated_still_computes_the_right_function() -> None:
     graph = b.build(NETWORKS["image"](b))
     plan = compile_model(graph, "akd1000", allow_uncalibrated=True)
     assert signal_to_noise(graph, plan) > 3
+
+
+def test_two_layers_in_one_are_a_rewrite_with_its_error() -> None:
+    b = GraphBuilder(43)
+    graph = b.build(NETWORKS["separable"](b))
+    (remark,) = (line for s in calibrated(graph).segments for line in remarks_of(s))
+    assert "became one SeparableConvolutional: its output lies" in remark
+    found = float(remark.split("output lies ")[1].split(" dB")[0])
+    assert 5 < found < 60
+    plan = compile_model(graph, "akd1000", allow_uncalibrated=True)
+    (remark,) = (line for s in plan.segments for line in remarks_of(s))
+    assert "not measured without calibration inputs" in remark
+
+
+def remarks_of(segment: Segment) -> tuple[str, ...]:
+    return segment.remarks if isinstance(segment, DeviceSegment) else ()
 
 
 # Boundaries

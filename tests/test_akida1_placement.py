@@ -124,11 +124,27 @@ def test_stride_2_needs_a_3x3_kernel(device: str) -> None:
 def test_the_preproduction_chip_has_no_input_layer() -> None:
     b = GraphBuilder(8)
     x = b.conv2d(b.input(12, 12, 3), 4, activation=RELU)
-    x = b.conv2d(x, 4, activation=RELU)
-    plan = placed(b.build(x), "nsoc-preproduction")
-    assert not row(plan, 0).on_device
-    assert not row(plan, 1).on_device
-    assert "V1-CONV-WEIGHT-BITS" in reasons(plan, 1)  # 1 or 2 bits, the quantizer gives 4
+    plan = placed(b.build(b.conv2d(x, 4, activation=RELU)), "nsoc-preproduction")
+    assert "V1-INCONV-SUPPORTED" in reasons(plan, 0)
+    assert layer_names(plan) == ["Convolutional"]
+
+
+@pytest.mark.parametrize(
+    ("device", "bits"),
+    [("nsoc-preproduction", 2), ("nsoc-production", 4), ("akd1000", 4), ("akd1500", 4)],
+)
+def test_weights_get_the_most_bits_a_device_allows(device: str, bits: int) -> None:
+    b = GraphBuilder(30)
+    x = b.conv2d(b.input(12, 12, 3), 4, activation=RELU)
+    x = b.fully_connected(b.flatten(b.conv2d(x, 4, activation=RELU)), 5)
+    plan = placed(b.build(x), device)
+    inner = [layer for layer in layers(plan) if not isinstance(layer, InputConvolutional)]
+    dense = [] if bits == 2 else [FullyConnected]  # its inputs have 4 bits, 2 are allowed there
+    assert [type(layer) for layer in inner] == [Convolutional, *dense]
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    for layer in inner:
+        assert layer.weights_bits == bits
+        assert (layer.weights.min() >= low, layer.weights.max() == high) == (True, True)
 
 
 # Depthwise layers

@@ -35,8 +35,13 @@ def test_the_native_engine_is_taken_where_there_is_one() -> None:
     assert engine_name() == f"native engine, {engine.instruction_set}"
 
 
-def test_programs_of_akida_1_run_in_the_reference() -> None:
-    assert isinstance(open_engine(sound_akida1()), Simulator)
+def test_the_native_engine_runs_programs_of_akida_1() -> None:
+    needs_library()
+    program = sound_akida1()
+    engine = open_engine(program)
+    assert isinstance(engine, NativeEngine)
+    x = np.arange(2 * 192, dtype=np.uint8).reshape(2, 8, 8, 3)
+    np.testing.assert_array_equal(engine.run(x), Simulator(program).run(x))
 
 
 USE = """

@@ -12,8 +12,10 @@ import onnx
 import onnx_twins
 import pytest
 
+from akida_backend import demo
 from akida_backend.errors import InputError
 from akida_backend.graph import Activation, Arithmetic, DType, Graph
+from akida_backend.loading import load
 from akida_backend.onnx_writer import Interface, OnnxForm, from_onnx, to_onnx, write_onnx
 from akida_backend.reference import run_graph
 from builders import GraphBuilder, random_inputs
@@ -87,6 +89,14 @@ def test_a_network_equals_the_integer_kernels(dtype: DType) -> None:
         pytest.skip("this onnxruntime lets the codes of an int8 softmax wrap round")
     graph = networks.classifier(dtype=dtype, arithmetic=Arithmetic.ONNX)
     assert differences(graph, write_onnx(graph, OnnxForm.QOPERATOR)).max() == 0
+
+
+@FORMS
+def test_every_constant_is_read(form: OnnxForm) -> None:
+    """Of others onnxruntime warns, once each, in every session."""
+    model = onnx.load_from_string(write_onnx(load(demo.model_bytes()), form)).graph
+    read = {name for node in model.node for name in node.input}
+    assert [tensor.name for tensor in model.initializer if tensor.name not in read] == []
 
 
 @FORMS

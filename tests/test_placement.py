@@ -196,7 +196,7 @@ def test_a_group_is_a_reason() -> None:
         pytest.param((12, 12), None, id="144-positions"),
         pytest.param((2, 64), None, id="64-columns"),
         pytest.param((12, 13), {"V2-CONV-GAP-AREA"}, id="156-positions"),
-        pytest.param((1, 65), {"V2-CONV-GAP-LINE"}, id="65-columns"),
+        pytest.param((1, 65), None, id="65-columns-turned"),  # rewrite swap-axes
         pytest.param((3, 65), {"V2-CONV-GAP-LINE", "V2-CONV-GAP-AREA"}, id="both"),
     ],
 )

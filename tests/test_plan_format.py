@@ -248,7 +248,7 @@ def test_the_form_is_that_of_version_1() -> None:
             form[hint.__name__] = [str(member.value) for member in hint]
         elif dataclasses.is_dataclass(hint) and getattr(hint, "__name__", "") not in form:
             assert isinstance(hint, type)
-            skipped = ("threads", "diagonal_depthwise")
+            skipped = ("threads",)
             written = [f for f in dataclasses.fields(hint) if f.name not in skipped]
             form[hint.__name__] = [f"{f.name}: {f.type}" for f in written]
             hints = typing.get_type_hints(hint)

@@ -15,6 +15,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
 
 from akida_backend.cli import main
+from akida_backend.onnx_writer import write_onnx
 from akida_backend.tflite_writer import write_tflite
 
 SCHEMAS = {
@@ -28,6 +29,11 @@ REGISTRY: Registry[Any] = Registry().with_resources(
 OUTPUTS = {
     "inspect": ("inspect model.tflite", "inspect parts.tflite", "inspect abs.tflite"),
     "inspect_all": ("inspect model.tflite --device all",),
+    "advise": (
+        "advise model.tflite --device all",
+        "advise parts.tflite --device akd1000",
+        "advise stem.tflite --apply -o fitted.tflite",
+    ),
     "run": ("run model.tflite --limit 2 -o out.npz", "run parts.tflite"),
     "compile": ("compile model.tflite -o model.akp", "compile parts.tflite -o parts.akp"),
     "compare": (
@@ -35,6 +41,7 @@ OUTPUTS = {
         "compare parts.tflite",
         "compare model.tflite --device all --emulation source --limit 3",
         "compare model.tflite --limit 2 --with litert,litert-ref,ort",
+        "compare model.onnx --limit 2 --with ort,ort-noopt,litert",
     ),
     "demo": ("demo --limit 5",),
     "bench": ("bench model.tflite --seconds 0.1 --against=",),
@@ -49,7 +56,9 @@ COMMANDS = [(name, command) for name, commands in OUTPUTS.items() for command in
 def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = networks.classifier()
     (tmp_path / "model.tflite").write_bytes(write_tflite(classifier))
+    (tmp_path / "model.onnx").write_bytes(write_onnx(classifier))
     (tmp_path / "parts.tflite").write_bytes(write_tflite(networks.interrupted()))
+    (tmp_path / "stem.tflite").write_bytes(write_tflite(networks.strided_stem()))
     (tmp_path / "abs.tflite").write_bytes(networks.absolute_file())
     x = networks.codes(classifier, 8)["image"]
     np.savez(tmp_path / "data.npz", x=x, y=np.zeros(8, np.int64))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import akida_backend as ab
+from akida_backend.onnx_writer import Interface, OnnxForm, write_onnx
 from akida_backend.testing import assert_matches
 from akida_backend.tflite_writer import write_tflite
 
@@ -38,3 +39,15 @@ def test_a_threshold_on_no_figure_is_the_callers_mistake() -> None:
         assert_matches(MODEL, IMAGES, max_accuracy_drop=1)
     with pytest.raises(ab.InputError, match="needs a threshold"):
         assert_matches(MODEL, IMAGES)
+
+
+@pytest.mark.parametrize("form", list(OnnxForm), ids=lambda form: form.value)
+def test_onnx_models_are_compared_too(form: OnnxForm) -> None:
+    """As the file takes its images, channels first."""
+    model = write_onnx(networks.classifier(), form, interface=Interface.CHANNELS_FIRST)
+    images = IMAGES.transpose(0, 3, 1, 2)
+    assert_matches(model, images, device="akida2", min_agreement=0.5, min_sqnr_db=5)
+    with pytest.raises(AssertionError, match=r"model: akida2, output .*, 24 samples: SQNR .* 200"):
+        assert_matches(model, images, min_sqnr_db=200)
+    with pytest.raises(ab.InputError, match="3, 8, 8"):
+        assert_matches(model, IMAGES, min_sqnr_db=5)

@@ -215,9 +215,9 @@ def four_bit_input(name: str) -> Edit:
     """The model fed with 4-bit values: the same range in coarser steps."""
 
     def edit(graph: Graph) -> Graph | None:
-        tensor = graph.tensors[name]
+        tensor = graph.tensors.get(name)
         kinds = {DType.INT8: DType.INT4, DType.UINT8: DType.UINT4}
-        if tensor.dtype not in kinds or tensor.quantization is None:
+        if tensor is None or tensor.dtype not in kinds or tensor.quantization is None:
             return None
         low, _ = tensor.dtype.code_range
         dtype = kinds[tensor.dtype]
@@ -296,13 +296,13 @@ def max_pool_instead(index: int) -> Edit:
 
 
 def identity_behind(index: int) -> Edit:
-    """An identity 1x1 convolution behind an operator: the same values."""
+    """An identity 1x1 convolution behind a max pool: the same values."""
 
     def edit(graph: Graph) -> Graph | None:
         op = operator(graph, index)
-        if op is None or len(op.outputs) != 1 or len(graph.tensors[op.outputs[0]].shape) != 4:
+        if not isinstance(op, MaxPool2D):
             return None
-        target = graph.tensors[op.outputs[0]]
+        target = graph.tensors[op.output]
         inner = dataclasses.replace(target, name=graph.unused_name(f"{target.name}/before"))
         copy, tensors = identity_convolution(graph, op, target.name, target)
         first = dataclasses.replace(op, output=inner.name)

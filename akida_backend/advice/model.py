@@ -42,7 +42,8 @@ class Proposal:
 
     Attributes:
         change: What to do.
-        judged_on: ``model``, or ``operator``: cut out, where the rest has no form for the change.
+        judged_on: ``model``; ``changed model``, with the first changes of all other operators; or
+            ``operator``: cut out, where the rest has no form for the change.
         mac_fraction: Share of the changed model's MACs on the device; None where `judged_on` is
             ``operator`` or there are no MACs.
         partitions: Device segments of the changed model; None likewise.
@@ -76,10 +77,11 @@ class ModelProposal:
     """Changes for the whole model, compiled together.
 
     Attributes:
-        changes: What to do, by index of the operator; key None: an option.
+        changes: What to do, and the operators it is for.
         mac_fraction: Share of MACs on the device then.
         operations_on_device: Operators on the device then.
         partitions: Device segments then.
+        macs: Of the changed model, per sample.
         device_macs: MACs per sample the device executes then.
     """
 
@@ -87,7 +89,18 @@ class ModelProposal:
     mac_fraction: float | None
     operations_on_device: int
     partitions: int
+    macs: int
     device_macs: int
+
+    def no_better_than(self, other: ModelProposal) -> bool:
+        """Whether the other one reaches as much with as little."""
+        mine, theirs = self.mac_fraction or 0.0, other.mac_fraction or 0.0
+        return (
+            mine <= theirs
+            and self.operations_on_device <= other.operations_on_device
+            and self.partitions >= other.partitions
+            and self.device_macs >= other.device_macs
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,20 @@ class OtherDevice:
     partitions: int
 
 
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Depthwise and pointwise convolution that became one SeparableConvolutional layer.
+
+    Attributes:
+        operators: Their indices, and those of what joined the layer.
+        sqnr_db: Signal to error of the layer's output, in decibels; None: not measured, for want
+            of calibration inputs.
+    """
+
+    operators: tuple[int, ...]
+    sqnr_db: float | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Advice:
     """What runs on a device now, and what would have to change for the rest.
@@ -109,6 +136,7 @@ class Advice:
         operators: Those on the host.
         model: Proposals for the whole model, the best share of MACs first.
         others: Devices with other limits.
+        merged: Pairs of operators that share a layer, and the error of that.
         unchecked: Operators whose changes were not looked for, since there are too many.
     """
 
@@ -116,6 +144,7 @@ class Advice:
     operators: tuple[OperatorAdvice, ...]
     model: tuple[ModelProposal, ...]
     others: tuple[OtherDevice, ...]
+    merged: tuple[Merged, ...] = ()
     unchecked: tuple[int, ...] = ()
 
     def report(self) -> str:

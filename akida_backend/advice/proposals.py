@@ -31,6 +31,7 @@ from akida_backend.options import Options
 from akida_backend.partition import FOLLOWER_RULES
 from akida_backend.placement import place
 from akida_backend.plan import PlacedOperation
+from akida_backend.report import short_name
 from akida_backend.rewrites import single_channel
 from akida_backend.rewrites.rewriting import RewriteContext
 
@@ -81,11 +82,21 @@ def changes_for(row: PlacedOperation, where: Situation) -> Iterator[Change]:
         return
     codes = {reason.code for reason in row.reasons}
     if codes & set(FOLLOWER_RULES.values()):
-        text = "a 1x1 convolution behind it (an identity changes no value)"
+        text = "an identity 1x1 convolution behind it"
         yield Change(text, Cost.SAME, edits.identity_behind(row.index))
     yield from _option_changes(codes, where.options)
     yield from _searched(op, row.index, where)
+    if "OP-DEPTHWISE-HALF" in codes and not where.options.diagonal_depthwise:
+        yield from _diagonal(op, row.index, where)
     yield from _known(op, row, codes, where)
+
+
+def _diagonal(op: Operation, index: int, where: Situation) -> Iterator[Change]:
+    """Changes of a depthwise convolution that becomes a full one with zeros between channels."""
+    with_option = replace(where, options=replace(where.options, diagonal_depthwise=True))
+    for change in _searched(op, index, with_option):
+        text = f"option diagonal_depthwise and {change.text}"
+        yield replace(change, text=text, options={"diagonal_depthwise": True})
 
 
 def _option_changes(codes: set[str], options: Options) -> Iterator[Change]:
@@ -167,14 +178,14 @@ def _known(
 ) -> Iterator[Change]:
     """Changes that certain reasons suggest."""
     graph = where.graph
-    if "OP-DEPTHWISE-HALF" in codes and isinstance(op, DepthwiseConv2D):
-        if isinstance(graph.sole_consumer(op.output), Conv2D):
-            text = "no activation between the depthwise and the pointwise convolution"
-            yield Change(text, Cost.TRAINING, edits.without_activation(row.index))
+    half = isinstance(op, DepthwiseConv2D) and "OP-DEPTHWISE-HALF" in codes
+    if half and isinstance(graph.sole_consumer(op.outputs[0]), Conv2D):
+        text = "no activation between the depthwise and the pointwise convolution"
+        yield Change(text, Cost.TRAINING, edits.without_activation(row.index))
     if "V1-GRAPH-8BIT-INPUT" in codes:
         for name in graph.inputs:
             if any(_reads(name, entry, graph) for entry in graph.activations_of(op)):
-                text = f"a 4-bit input '{name}'"
+                text = f"a 4-bit input '{short_name(name)}'"
                 yield Change(text, Cost.TRAINING, edits.four_bit_input(name))
     if isinstance(op, CurvedActivation):
         yield Change(f"a ReLU instead of {row.type}", Cost.TRAINING, edits.relu_instead(row.index))

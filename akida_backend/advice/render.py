@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from akida_backend.advice.model import Advice, Cost, ModelProposal, OperatorAdvice, Proposal
+from akida_backend.devices import Device, devices
 from akida_backend.document import Block, Document, Heading, Items, Lines, Table
+from akida_backend.plan import PlacedOperation
 from akida_backend.report import (
+    NOT_QUANTIZED,
     SCHEMA_VERSION,
     Json,
     fraction_text,
@@ -20,11 +24,9 @@ from akida_backend.report import (
     short_name,
 )
 
-_MARKS: Final = {
-    Cost.SAME: "same values",
-    Cost.OPTION: "option",
-    Cost.TRAINING: "train again",
-}
+_MARKS: Final = {Cost.SAME: ["same values"], Cost.OPTION: [], Cost.TRAINING: ["train again"]}
+_MOVES: Final = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_BORDERS: Final = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear")
 
 
 def advice_document(advices: Sequence[Advice]) -> Document:
@@ -38,8 +40,8 @@ def advice_document(advices: Sequence[Advice]) -> Document:
 def _device(advice: Advice) -> list[Block]:
     plan = advice.plan
     blocks: list[Block] = [
-        Heading(f"{plan.device.name}: {plan.device.title}"),
-        Lines((placed_line(plan), *_rewrites(advice))),
+        Heading(f"{', '.join((plan.device.name, *_alike(plan.device)))}: {plan.device.title}"),
+        Lines((placed_line(plan), *_rewrites(advice), *_merged(advice))),
     ]
     changeable = [entry for entry in advice.operators if entry.proposals]
     if changeable:
@@ -54,6 +56,11 @@ def _device(advice: Advice) -> list[Block]:
     return blocks
 
 
+def _alike(device: Device) -> list[str]:
+    """Devices with the same limits."""
+    return [d.name for d in devices() if d.constraints == device.constraints and d != device]
+
+
 def _rewrites(advice: Advice) -> list[str]:
     """Which rewrites let operators run there."""
     named: dict[str, list[int]] = {}
@@ -64,6 +71,19 @@ def _rewrites(advice: Advice) -> list[str]:
         return []
     listed = "; ".join(f"{name} ({_ops(indices)})" for name, indices in named.items())
     return [f"Rewrites applied while compiling: {listed}."]
+
+
+def _merged(advice: Advice) -> list[str]:
+    """Which operators share one layer, whose codes in between are gone."""
+    lines = []
+    for entry in advice.merged:
+        error = (
+            "error not measured: give calibration inputs"
+            if entry.sqnr_db is None
+            else f"{entry.sqnr_db:.1f} dB from the source on calibration inputs"
+        )
+        lines.append(f"One SeparableConvolutional of {_ops(entry.operators)}: {error}.")
+    return lines
 
 
 def _ops(indices: Sequence[int]) -> str:
@@ -124,8 +144,12 @@ def _found(group: Group) -> str:
 
 
 def _proposed(proposal: Proposal) -> str:
-    alone = "; seen on this operator alone" if proposal.judged_on == "operator" else ""
-    return f"{proposal.change.text} ({_MARKS[proposal.change.cost]}{alone})"
+    marks = [*_MARKS[proposal.change.cost]]
+    if proposal.judged_on == "operator":
+        marks.append("seen on this operator alone")
+    if proposal.judged_on == "changed model":
+        marks.append("with the changes of the others")
+    return f"{proposal.change.text} ({'; '.join(marks)})" if marks else proposal.change.text
 
 
 def _span(fractions: Sequence[float | None]) -> str:
@@ -139,14 +163,15 @@ def _partitions(counts: Sequence[int | None]) -> str:
 
 
 def _model_line(found: ModelProposal, advice: Advice) -> tuple[str, tuple[str, ...]]:
+    changes = " and ".join(f"{text} ({_ops(indices)})" for indices, text in found.changes)
     share = fraction_text(found.mac_fraction)
-    macs = f"{share} of its MACs, " if share else ""
-    partitions = f"{found.partitions} partition{'' if found.partitions == 1 else 's'}"
-    head = (
-        f"{found.operations_on_device} of {len(advice.plan.placement)} operations, {macs}in "
-        f"{partitions}, {found.device_macs:,} device MACs, with"
-    )
-    return head, tuple(f"{text} ({_ops(indices)})" for indices, text in found.changes)
+    parts = [f"{found.operations_on_device} of {len(advice.plan.placement)} operations"]
+    parts += [f"{share} of {found.macs:,} MACs"] if share else []
+    parts.append(f"{found.partitions} partition{'' if found.partitions == 1 else 's'}")
+    if found.macs and found.device_macs != found.macs:
+        times = found.device_macs / found.macs
+        parts.append(f"{found.device_macs:,} device MACs, {times:.1f} times the model's")
+    return f"with {changes}:", (", ".join(parts),)
 
 
 def _left(advice: Advice) -> list[Block]:
@@ -159,12 +184,24 @@ def _left(advice: Advice) -> list[Block]:
         reason = row.reasons[0]
         macs = sum(entry.row.macs for entry in group)
         share = f", {fraction_text(macs / advice.plan.macs)} of the MACs" if macs else ""
-        looked = "not looked at" if unchecked.issuperset(indices) else reason.remedy
+        looked = "not looked at" if unchecked.issuperset(indices) else _why_left(row)
         name = f" '{short_name(row.name)}'" if len(group) == 1 else ""
         items.append((f"{_ops(indices)} {row.type}{name}{share} [{reason.code}]: {looked}", ()))
     if not items:
         return []
     return [Heading("No change found that places these"), Items(tuple(items))]
+
+
+def _why_left(row: PlacedOperation) -> str:
+    """One line on an operator that stays on the host."""
+    reason = row.reasons[0]
+    if not row.macs and reason.code == NOT_QUANTIZED and row.type in _BORDERS:
+        return "converts between reals and integers, which is the host's work; nothing to do."
+    if not row.macs and reason.code == "OP-NO-LAYER":
+        if row.type in _MOVES:
+            return "only rearranges values, which the host does; nothing to do."
+        return "no Akida layer computes it; leave it on the host."
+    return reason.remedy
 
 
 def _elsewhere(advice: Advice) -> list[Block]:
@@ -205,11 +242,21 @@ def _report_json(advice: Advice) -> Json:
     operations = {entry["index"]: entry for entry in planned["operations"]}
     return {
         "device": plan.device.name,
+        "same_limits": _alike(plan.device),
         "summary": planned["summary"],
         "rewrites": [
             {"index": row.index, "names": list(row.rewrites)}
             for row in plan.placement
             if row.rewrites
+        ],
+        "merged": [
+            {
+                "operators": list(entry.operators),
+                "sqnr_db": entry.sqnr_db
+                if entry.sqnr_db is not None and math.isfinite(entry.sqnr_db)
+                else None,
+            }
+            for entry in advice.merged
         ],
         "operators": [
             {

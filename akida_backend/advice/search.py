@@ -101,9 +101,8 @@ def smallest_changes(
 def changed_names(before: LayerFacts, after: LayerFacts) -> tuple[str, ...]:
     """The facts that differ, but for those that only follow."""
     names = [name for name in _FREE if getattr(before, name) != getattr(after, name)]
-    written_out = "dilation" in names and after.kernel_size == _extent(before)
-    if written_out:  # the same taps: one change
-        names.remove("kernel_size")
+    if "dilation" in names and after.kernel_size == _extent(before):
+        names = [name for name in names if name != "kernel_size"]  # the same taps: one change
     return tuple(names)
 
 
@@ -174,7 +173,9 @@ def _limits(rule: Rule, state: LayerFacts) -> Iterator[Limit]:
     if isinstance(value, Mapping):
         for key in rule.keys:
             fact = state.fact(key)
-            value = value.get(fact) if isinstance(value, Mapping) and _is_key(fact) else None
+            if not isinstance(value, Mapping) or not isinstance(fact, int | str):
+                return
+            value = value.get(fact)
         if isinstance(value, Mapping):
             return
     if isinstance(value, str) and hasattr(LayerFacts, value):
@@ -190,10 +191,6 @@ def _limits(rule: Rule, state: LayerFacts) -> Iterator[Limit]:
         yield from value
     elif check in (Check.MIN, Check.MAX, Check.EQUALS):
         yield value
-
-
-def _is_key(fact: object) -> bool:
-    return isinstance(fact, int | str)
 
 
 def _typed(name: str, limit: Limit, rule: Rule, state: LayerFacts) -> Iterator[object]:
@@ -327,6 +324,8 @@ def said(before: LayerFacts, change: FactChange) -> str:
                 parts.append(f"one group instead of {old}")
             case "groups":
                 parts.append("one filter per channel")
+            case "dilation" if "kernel_size" in change.names:
+                parts.append("no dilation")
             case "dilation":
                 parts.append(f"the dilated kernel written out as {after.kernel_size}")
             case _:

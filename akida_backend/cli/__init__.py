@@ -25,9 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         from akida_backend.cli.arguments import parse
+        from akida_backend.cli.output import quantizer_shown
 
         parsed = parse(given)
-        return int(parsed.command(parsed))
+        with quantizer_shown():
+            return int(parsed.command(parsed))
     except FallbackError as error:
         return _say(str(error), FAILED)
     except AkidaBackendError as error:

@@ -131,6 +131,26 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
     _options(parser, without=("max_partitions",))
 
 
+def _advise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model file")
+    parser.add_argument(
+        "--format",
+        choices=("text", "markdown"),
+        default="text",
+        help="of what is printed (default: text)",
+    )
+    parser.add_argument(
+        "--apply",
+        action="store_true",
+        help="write the model with every rewrite that changes no value, proven equal to the "
+        "original on random inputs, to the file of -o",
+    )
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", help="file for --apply, in the format of the model"
+    )
+    _options(parser, without=("allow_uncalibrated",))
+
+
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model file")
     _data(parser)
@@ -212,6 +232,7 @@ def _nothing(_: argparse.ArgumentParser) -> None:
 _COMMANDS: Final[tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...]] = (
     ("demo", "Accuracy and placement of the embedded network, or of a model.", _demo),
     ("inspect", "Where every operator would run, and why not on the device.", _inspect),
+    ("advise", "The smallest changes that let a device take more of a model.", _advise),
     ("run", "Run a model and write its outputs.", _run),
     ("compare", "Compare the device's results with the source model's.", _compare),
     ("compile", "Compile a model into a file that runs without it.", _compile),

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import sys
+import textwrap
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,9 @@ from akida_backend.document import Document
 from akida_backend.errors import InputError
 from akida_backend.graph import AnyArray
 from akida_backend.writing import replacing
+
+LINE = 76  # of a narrow terminal
+CLEAR_LINE = "\x1b[2K"
 
 
 def show(parsed: argparse.Namespace, shown: Document, data: dict[str, Any]) -> None:
@@ -87,3 +92,31 @@ def progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
             bar.update(task, completed=done, total=total)
 
         yield advance
+
+
+class _QuantizerLine(logging.Handler):
+    """One line of a terminal that names the layer being quantized, and goes when it is done."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        begun = record.getMessage().startswith("quantizing")
+        text = textwrap.shorten(record.getMessage(), LINE) if begun else ""
+        sys.stderr.write(f"\r{CLEAR_LINE}{text}")
+        sys.stderr.flush()
+
+
+@contextmanager
+def quantizer_shown() -> Iterator[None]:
+    """Name layers on standard error while they are quantized; nothing where no one watches."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    logger, line = logging.getLogger("akida_backend.four_bit"), _QuantizerLine()
+    level = logger.level
+    logger.addHandler(line)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(line)
+        logger.setLevel(level)
+        sys.stderr.write(f"\r{CLEAR_LINE}")

@@ -4,12 +4,13 @@
     quantize_chain(layers, source, entry, code) -> QuantizedChain
 
 A chain is what one device segment computes, over real numbers: weights and biases of the INT8
-source times their scales. Its input is an 8-bit image (`ImageCode`) or a host tensor that becomes
-4-bit codes with a scale per channel (`LowBitCode`). Every layer gets signed 4-bit weights (8-bit in
-an input layer) with a scale per filter; its codes behind the ReLU have 4 unsigned bits and a scale
-per filter, which the device's thresholds and steps per filter allow. The next layer's weights take
-these scales up. Everything is chosen on calibration inputs, layer by layer on the codes the layers
-in front really give, so that each makes up for the errors before it.
+source times their scales. Its input is an 8-bit image or has few bits in the source already
+(`SourceCode`), or is a host tensor that becomes few codes with a scale per channel (`LowBitCode`).
+Every layer gets signed 4-bit weights (8-bit in an input layer) with a scale per filter; its codes
+behind the ReLU have 4 unsigned bits and a scale per filter, which the device's thresholds and steps
+per filter allow. The next layer's weights take these scales up. Everything is chosen on calibration
+inputs, layer by layer on the codes the layers in front really give, so that each makes up for the
+errors before it. Weights and codes that have so few bits in the source stay as they are.
 
 The last layer of a chain may be without activation. Its potentials leave the device as int32, and
 the boundary forms ``scale * potential + offset``, the ReLU and the host tensor's integers, without
@@ -22,24 +23,24 @@ the same inputs.
 from akida_backend.four_bit.chain import Progress, quantize_chain
 from akida_backend.four_bit.layers import (
     Gain,
-    ImageCode,
     InputCode,
     LowBitCode,
     QuantizedChain,
     QuantizedLayer,
     RealLayer,
+    SourceCode,
     Window,
 )
 
 __all__ = [
     "Gain",
-    "ImageCode",
     "InputCode",
     "LowBitCode",
     "Progress",
     "QuantizedChain",
     "QuantizedLayer",
     "RealLayer",
+    "SourceCode",
     "Window",
     "quantize_chain",
 ]

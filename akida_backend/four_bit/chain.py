@@ -8,16 +8,16 @@ from typing import Final
 
 import numpy as np
 
-from akida_backend.four_bit.codes import EVENNESS, Codes, coded, evened, searched_scale
+from akida_backend.four_bit.codes import EVENNESS, ONE_SCALE, Codes, coded, evened, searched_scale
 from akida_backend.four_bit.layers import (
     Gain,
-    ImageCode,
     InputCode,
     LowBitCode,
     QuantizedChain,
     QuantizedLayer,
     RealLayer,
     Reals,
+    SourceCode,
 )
 from akida_backend.four_bit.rows import Values, convolved, pooled, sample_rows
 from akida_backend.four_bit.weights import STEPS, Choice, choose_weights
@@ -75,19 +75,25 @@ def _entry_codes(layer: RealLayer, entry: Values, code: InputCode) -> Iterator[C
     channels = entry.shape[-1]
     nothing = np.zeros(channels)
     match code:
-        case ImageCode():
+        case SourceCode():
             scale = np.full(channels, code.scale)
             yield Codes(np.rint(entry / scale), scale, nothing)
         case LowBitCode():
-            chosen, _, _ = searched_scale(np.maximum(entry, 0), entry, code.bits)
+            chosen, _, _ = searched_scale(np.maximum(entry, 0), entry, code.highest)
             for evenness in _evenness(layer):
                 scale = evened(chosen, evenness)
-                yield Codes(coded(entry, scale, code.bits), scale, nothing)
+                yield Codes(coded(entry, scale, code.highest), scale, nothing)
 
 
 def _evenness(layer: RealLayer) -> tuple[float, ...]:
-    """A depthwise layer takes up any scale of its channel: nothing to weigh up."""
-    return EVENNESS[:1] if layer.depthwise else EVENNESS
+    """A depthwise layer takes up any scale of its channel: nothing to weigh up.
+
+    Integers of the source stay integers on one scale only, but for filters of a single weight.
+    """
+    if layer.depthwise:
+        return EVENNESS[:1]
+    taps = np.count_nonzero(layer.weights.reshape(len(layer.weights), -1), axis=1)
+    return EVENNESS if layer.grid is None or taps.max() < 2 else ONE_SCALE
 
 
 def _best_entry(
@@ -104,7 +110,8 @@ def _best_entry(
         positions.bit_generator.state = state  # the same rows for all
         choosing, judging = sample_rows(codes.values, sums, layer, positions)
         real, bias = _grouped(layer, codes)
-        choice, errors = choose_weights(layer, real, bias, choosing, judging)
+        own = _own_scale(layer, codes)
+        choice, errors = choose_weights(layer, real, bias, choosing, judging, own)
         found.append((codes, choice, errors))
     best = min(found, key=lambda entry: entry[1].error)
     journal.weights(best[2])
@@ -122,6 +129,19 @@ def _grouped(layer: RealLayer, codes: Codes) -> tuple[Reals, Reals]:
         _, height, width, channels = weights.shape
         return weights.reshape(height * width, channels).T[:, None, :], bias[:, None]
     return weights.reshape(1, len(weights), -1), bias[None]
+
+
+def _own_scale(layer: RealLayer, codes: Codes) -> Reals | None:
+    """Potential scale, (groups, filters), on which the source's weights are integers."""
+    if layer.grid is None:
+        return None
+    if layer.depthwise:
+        grouped: Reals = (layer.grid * codes.scale)[:, None]
+        return grouped
+    if not np.allclose(codes.scale, codes.scale[0], rtol=1e-12, atol=0):
+        return None
+    single: Reals = np.broadcast_to(layer.grid * codes.scale[0], (1, len(layer.bias)))
+    return single
 
 
 def _ungrouped(layer: RealLayer, weights: Reals) -> Reals:
@@ -152,10 +172,15 @@ def _finished(
         result = QuantizedLayer(integers, scale, offset, None)
         return result, [Codes(potentials, scale, offset)], _relative(given, wanted)
     wanted = np.clip(wanted, 0, layer.bound)
-    chosen, whole, least = searched_scale(wanted, given, layer.output_bits)
-    journal.add(RANGE_STEP, whole, least)
+    highest = 2**layer.output_bits - 1
+    if layer.level is not None:
+        chosen = np.full(wanted.shape[-1], layer.level)
+    else:
+        chosen, whole, least = searched_scale(wanted, given, highest)
+        journal.add(RANGE_STEP, whole, least)
     offered = []
-    for evenness in EVENNESS[:1] if following is None else _evenness(following):
+    given_scale = following is None or layer.level is not None
+    for evenness in EVENNESS[:1] if given_scale or following is None else _evenness(following):
         result = QuantizedLayer(integers, scale, offset, evened(chosen, evenness))
         offered.append(_stepped(result, potentials, layer.output_bits))
     result = QuantizedLayer(integers, scale, offset, offered[0].scale)

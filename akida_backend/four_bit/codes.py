@@ -16,6 +16,7 @@ MOST_VALUES: Final = 6_000  # per channel, that a range is searched on
 # Exponents of the scale per channel. 1: every channel fills its codes; 0: all have one scale. In
 # between is cross-layer equalisation, because the weights behind take the scales up.
 EVENNESS: Final = (1.0, 0.5, 0.0)
+ONE_SCALE: Final = (0.0,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,18 +34,17 @@ class Codes:
     offset: Reals
 
 
-def searched_scale(wanted: Values, given: Values, bits: int) -> tuple[Reals, float, float]:
+def searched_scale(wanted: Values, given: Values, highest: int) -> tuple[Reals, float, float]:
     """Scale per channel that brings codes of `given` nearest to `wanted`.
 
     Args:
         wanted: Real values behind the activation, channels last.
         given: Real values before codes are formed, where they differ from `wanted`.
-        bits: Of the unsigned codes.
+        highest: Of the unsigned codes.
 
     Returns:
         Scales, and the mean squared error with the whole range and with the chosen one.
     """
-    highest = 2**bits - 1
     channels = wanted.shape[-1]
     targets = wanted.reshape(-1, channels).astype(np.float64)
     values = given.reshape(-1, channels).astype(np.float64)
@@ -68,6 +68,6 @@ def evened(scale: Reals, evenness: float) -> Reals:
     return evenly
 
 
-def coded(real: Values, scale: Reals, bits: int) -> Values:
+def coded(real: Values, scale: Reals, highest: int) -> Values:
     """Codes of real values, round half to even."""
-    return np.clip(np.rint(real / scale), 0, 2**bits - 1)
+    return np.clip(np.rint(real / scale), 0, highest)

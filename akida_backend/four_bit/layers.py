@@ -41,6 +41,9 @@ class RealLayer:
         average: Global average pooling before the ReLU.
         weight_bits: Of the signed weights.
         output_bits: Of the unsigned codes behind the ReLU.
+        grid: Scale per filter of source weights that have so few bits already; these integers
+            stay where the input has one scale.
+        level: Real height of one output code where the source's codes have so few bits already.
     """
 
     name: str
@@ -55,23 +58,25 @@ class RealLayer:
     average: bool = False
     weight_bits: int = 4
     output_bits: int = 4
+    grid: NDArray[np.floating] | None = None
+    level: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ImageCode:
-    """Input of a chain that the source gives in 8 bits: ``real = scale * centred code``."""
+class SourceCode:
+    """Input that keeps the source's integers, an image or few bits: ``real = scale * code``."""
 
     scale: float
 
 
 @dataclass(frozen=True, slots=True)
 class LowBitCode:
-    """Input of a chain that is to get a few unsigned bits, on a scale the quantizer chooses."""
+    """Input of a chain that is to get a few unsigned codes, on a scale the quantizer chooses."""
 
-    bits: int = 4
+    highest: int = 15
 
 
-InputCode = ImageCode | LowBitCode
+InputCode = SourceCode | LowBitCode
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,6 +27,9 @@ STEPS: Final = ("clipping", "bias correction", "refitting", "adaptive rounding")
 # diagonal of the inputs' covariance.
 RIDGE: Final = 0.03
 DAMPING: Final = 0.01
+# Weights per filter from which on the covariance of the inputs, whose size is the square of their
+# number, is taken for diagonal: 4096 of them are 128 MiB and 20 s of one core.
+WIDEST: Final = 4096
 CLIPS: Final = np.linspace(0.4, 1.05, 40)
 
 
@@ -53,12 +56,17 @@ class _Moments:
 
     inputs: Reals  # (groups, weights per filter)
     wanted: Reals  # (groups, filters)
-    covariance: Reals  # (groups, weights per filter, the same)
-    crossed: Reals  # (groups, weights per filter, filters)
+    covariance: Reals  # (groups, weights per filter, the same), or its diagonal in very wide layers
+    crossed: Reals | None  # (groups, weights per filter, filters)
 
 
 def choose_weights(
-    layer: RealLayer, real: Reals, bias: Reals, choosing: Rows, judging: Rows
+    layer: RealLayer,
+    real: Reals,
+    bias: Reals,
+    choosing: Rows,
+    judging: Rows,
+    own: Reals | None = None,
 ) -> tuple[Choice, dict[str, float]]:
     """The integers of one layer.
 
@@ -68,6 +76,7 @@ def choose_weights(
         bias: Source bias with what the input codes' offset adds, (groups, filters).
         choosing: Rows the steps minimise on.
         judging: Rows that decide whether a step stays.
+        own: Scales, (groups, filters), on which the source's weights are integers that stay.
 
     Returns:
         The choice, and by step the error after it (the same as before where it did not stay).
@@ -89,6 +98,7 @@ def choose_weights(
         scale = _clipped_scale(target, moments.covariance, plain, highest)
         return scale, _rounded(target, scale, highest)
 
+    plain = plain if own is None else own
     best = judged(_rounded(real, plain, highest), plain, bias)
     errors = {"rounding to nearest": best.error}
 
@@ -100,6 +110,12 @@ def choose_weights(
         return better
 
     clipping, correction, refitting, rounding = STEPS
+    if own is not None:
+        keep_better(clipping, best)
+        keep_better(correction, judged(best.weights, own, centred(best.weights, own)))
+        keep_better(refitting, best)
+        keep_better(rounding, best)
+        return best, errors
     scale, weights = clipped(real)
     keep_better(clipping, judged(weights, scale, bias))
     keep_better(correction, judged(best.weights, best.scale, centred(best.weights, best.scale)))
@@ -118,6 +134,9 @@ def _moments(rows: Rows) -> _Moments:
     inputs, wanted = rows.inputs.mean(axis=1), rows.wanted.mean(axis=1)
     count = rows.inputs.shape[1]
     x = rows.inputs - inputs[:, None]
+    _, _, width = x.shape
+    if width > WIDEST:
+        return _Moments(inputs, wanted, (x**2).mean(axis=1), None)
     y = rows.wanted - wanted[:, None]
     turned = x.transpose(0, 2, 1)
     return _Moments(inputs, wanted, turned @ x / count, turned @ y / count)
@@ -140,10 +159,19 @@ def _rounded(target: Reals, scale: Reals, highest: int) -> Reals:
 
 def _damped(covariance: Reals, share: float) -> Reals:
     """With a share of the mean diagonal, and never singular."""
+    if covariance.ndim == 2:
+        mean = covariance.mean(axis=1, keepdims=True)
+        spread: Reals = covariance + np.where(mean > 0, mean * share, 1.0)
+        return spread
     size = covariance.shape[-1]
     mean = np.trace(covariance, axis1=1, axis2=2) / size
     added = np.where(mean > 0, mean * share, 1.0)
     return covariance + added[:, None, None] * np.eye(size)
+
+
+def _weighed(weights: Reals, covariance: Reals) -> Reals:
+    """Weights times the covariance of their inputs."""
+    return weights * covariance[:, None] if covariance.ndim == 2 else weights @ covariance
 
 
 def _clipped_scale(target: Reals, covariance: Reals, plain: Reals, highest: int) -> Reals:
@@ -155,13 +183,15 @@ def _clipped_scale(target: Reals, covariance: Reals, plain: Reals, highest: int)
     for clip in CLIPS:
         scale = start * clip
         change = _rounded(target, scale, highest) * scale[..., None] - target
-        error = np.einsum("gfk,gfk->gf", change @ weighing, change)
+        error = np.einsum("gfk,gfk->gf", _weighed(change, weighing), change)
         better = error < least
         best, least = np.where(better, scale, best), np.where(better, error, least)
     return best
 
 
 def _refitted(real: Reals, moments: _Moments) -> Reals:
+    if moments.crossed is None:
+        return real
     damped = _damped(moments.covariance, RIDGE)
     pull = damped - moments.covariance
     right = moments.crossed + pull @ real.transpose(0, 2, 1)
@@ -170,6 +200,8 @@ def _refitted(real: Reals, moments: _Moments) -> Reals:
 
 def _adaptively_rounded(target: Reals, scale: Reals, covariance: Reals, highest: int) -> Reals:
     """The weights whose inputs vary most go first; the rest makes up for their rounding."""
+    if covariance.ndim == 2:  # no weight can make up for another
+        return _rounded(target, scale, highest)
     damped = _damped(covariance, DAMPING)
     order = np.argsort(-np.diagonal(damped, axis1=1, axis2=2), axis=1, kind="stable")
     groups = np.arange(len(damped))[:, None]
@@ -188,7 +220,7 @@ def _adaptively_rounded(target: Reals, scale: Reals, covariance: Reals, highest:
 
 def _fitted_scale(target: Reals, weights: Reals, scale: Reals, covariance: Reals) -> Reals:
     """Scale with the least squared error for these integers; positive, or as it was."""
-    weighed = weights @ _damped(covariance, DAMPING)
+    weighed = _weighed(weights, _damped(covariance, DAMPING))
     power = np.einsum("gfk,gfk->gf", weighed, weights)
     along = np.einsum("gfk,gfk->gf", weighed, target)
     fits = (power > 0) & (along > 0)

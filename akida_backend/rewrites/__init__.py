@@ -35,6 +35,7 @@ from akida_backend.rewrites import (
     space_to_depth,
     split_concatenation,
     split_stride,
+    swap_axes,
 )
 from akida_backend.rewrites.rewriting import RewriteContext, Rewritten
 
@@ -54,6 +55,7 @@ class NamedRewrite:
 ALL_REWRITES: Final = (
     NamedRewrite("fold-pad", "exact", fold_pad.EFFECT, fold_pad.apply),
     NamedRewrite("single-channel", "exact", single_channel.EFFECT, single_channel.apply),
+    NamedRewrite("swap-axes", "exact", swap_axes.EFFECT, swap_axes.apply),
     NamedRewrite(
         "constant-operand", "same function", constant_operand.EFFECT, constant_operand.apply
     ),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
@@ -12,14 +13,16 @@ import pytest
 from numpy.typing import NDArray
 
 from akida_backend.four_bit import (
-    ImageCode,
     LowBitCode,
     QuantizedChain,
     QuantizedLayer,
     RealLayer,
+    SourceCode,
     Window,
     quantize_chain,
 )
+from akida_backend.four_bit import weights as weights_module
+from akida_backend.four_bit.codes import coded, searched_scale
 from akida_backend.four_bit.rows import convolved, pooled
 from akida_backend.four_bit.weights import STEPS
 from akida_backend.graph import Pads, Size2D
@@ -89,12 +92,12 @@ def sources(layers: list[RealLayer], values: Reals) -> list[Reals]:
     return inputs
 
 
-def image_chain(seed: int) -> tuple[list[RealLayer], list[Reals], ImageCode]:
+def image_chain(seed: int) -> tuple[list[RealLayer], list[Reals], SourceCode]:
     layers, _ = chain(seed)
     rng = np.random.default_rng(seed)
     image = rng.integers(-128, 128, (SAMPLES, 6, 5, 3)).astype(np.float64)
     layers[0] = replace(layers[0], weight_bits=8)
-    return layers, sources(layers, image * 0.02), ImageCode(0.02)
+    return layers, sources(layers, image * 0.02), SourceCode(0.02)
 
 
 def run(quantized: QuantizedChain, layers: list[RealLayer], codes: Reals) -> Reals:
@@ -180,7 +183,7 @@ def test_beats_rounding_to_nearest_on_new_inputs() -> None:
     assert better == 6
 
 
-def nearest(layers: list[RealLayer], inputs: list[Reals], code: ImageCode) -> QuantizedChain:
+def nearest(layers: list[RealLayer], inputs: list[Reals], code: SourceCode) -> QuantizedChain:
     """Whole ranges, per tensor, every weight rounded on its own."""
     scale: Reals = np.full(3, code.scale)
     results = []
@@ -291,6 +294,69 @@ def test_dead_filters_and_channels_are_harmless() -> None:
     found = np.clip(np.ceil((potentials - result.threshold) / result.step), 0, 15)[..., 2]
     height = result.output_scale[2]
     assert np.abs(found * height - max(0.0, float(part.bias[2]))).max() <= height / 2 * (1 + 1e-6)
+
+
+def test_very_wide_filters_are_chosen_without_their_covariance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its size is the square of the inputs; without it the error stays that of four bits."""
+    layers, inputs, code = image_chain(12)
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(weights_module, "WIDEST", 3)
+    monkeypatch.setattr(
+        weights_module,
+        "_damped",
+        lambda covariance, share, original=weights_module._damped: (
+            shapes.append(covariance.shape) or original(covariance, share)
+        ),
+    )
+    diagonal = quantize_chain(layers, inputs, inputs[0], code)
+    assert {len(shape) for shape in shapes} == {2}
+    assert diagonal.errors[-1] < 0.1
+    kept = {gain.step: gain.kept for gain in diagonal.gains}
+    assert kept["bias correction"] > 0
+    for part in diagonal.layers[1:]:
+        assert np.abs(part.weights).max() in (7, 8)
+
+
+@pytest.mark.full
+def test_the_widest_dense_layer_is_quantized_in_bounded_memory() -> None:
+    width = 57_334  # most inputs of a fully connected layer
+    rng = np.random.default_rng(13)
+    values = np.abs(rng.normal(0, 1, (SAMPLES, 1, 1, width)))
+    part = replace(layer(rng, 4, 1, 1, width), activated=False)
+    tracemalloc.start()
+    result = quantize_chain([part], [values], values, LowBitCode())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500e6
+    assert result.errors[0] < 0.1
+
+
+def test_source_integers_of_few_bits_stay_and_so_do_their_levels() -> None:
+    rng = np.random.default_rng(14)
+    wanted = rng.integers(-8, 8, (6, 3, 3, 4))
+    grid = rng.uniform(0.01, 0.05, 6)
+    part = replace(
+        layer(rng, 6, 3, 3, 4), weights=wanted * grid[:, None, None, None], grid=grid, level=0.3
+    )
+    last = replace(layer(rng, 5, 1, 1, 6), activated=False)
+    inputs = sources([part, last], np.abs(rng.normal(0, 1, (SAMPLES, 6, 6, 4))))
+    result = quantize_chain([part, last], inputs, inputs[0], LowBitCode())
+    np.testing.assert_array_equal(result.layers[0].weights, wanted)
+    assert result.layers[0].output_scale is not None
+    assert set(result.layers[0].output_scale.tolist()) == {0.3}
+    assert len(set(result.input_scale.tolist())) == 1
+
+
+def test_the_codes_of_an_input_in_two_parts_are_those_the_device_has() -> None:
+    """Two 4-bit codes add up to 30 at most."""
+    values = np.linspace(0, 1, 200).reshape(1, 10, 20, 1)
+    part = replace(layer(np.random.default_rng(15), 3, 1, 1, 1), activated=False)
+    seen = searched_scale(values, values, LowBitCode(30).highest)[0]
+    assert coded(values, seen, 30).max() == 30
+    result = quantize_chain([part], [values], values, LowBitCode(30))
+    assert 1 / 31 < result.input_scale[0] * (1 + 1e-9) <= 1 / 30 * (1 + 1e-6)
 
 
 def test_same_inputs_give_the_same_integers() -> None:

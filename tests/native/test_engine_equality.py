@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from chained_programs import Chain
+from engine_equality import assert_equals_the_simulator, assert_same
 from numpy.typing import NDArray
 from program_strategies import random_input, seeded_program
 
@@ -19,31 +20,8 @@ from akida_backend.program import MaxPool, NoActivation, Padding, Program, ReLU
 from akida_backend.simulator import Simulator
 
 SEEDS_IN_CI = 300
-BATCHES = (1, 3, 32)
 TWO = Size2D(2, 2)
 THREE = Size2D(3, 3)
-
-
-def assert_same(got: NDArray[np.generic], expected: NDArray[np.generic], where: str) -> None:
-    assert got.dtype == expected.dtype, where
-    np.testing.assert_array_equal(got, expected, err_msg=where)
-
-
-def assert_equals_the_simulator(
-    program: Program, sets: tuple[str, ...], *, seed: int = 0, batches: tuple[int, ...] = BATCHES
-) -> None:
-    simulator = Simulator(program)
-    inputs = [random_input(program, seed, batch) for batch in batches]
-    expected = [simulator.run(x, raw=True) for x in inputs]
-    for name in sets:
-        for threads in (1, 2):
-            engine = NativeEngine(program, threads=threads, instruction_set=name)
-            for x, (stored, codes) in zip(inputs, expected, strict=True):
-                where = f"{name}, {threads} threads, batch {len(x)}"
-                got, raw = engine.run(x, raw=True)
-                assert_same(got, stored, where)
-                assert_same(raw, codes, where)
-                assert_same(engine.run(x), stored, where)
 
 
 def wide_program(seed: int) -> Program | None:

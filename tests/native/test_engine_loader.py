@@ -8,16 +8,21 @@ import hashlib
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
-from program_samples import sound
+from akida1_strategies import seeded_akida1_program
+from chained_akida1 import Akida1Chain
+from chained_programs import Chain
+from program_samples import sound, sound_akida1
 from program_strategies import random_input, seeded_program
 
 from akida_backend import engine
 from akida_backend.errors import ProgramError
+from akida_backend.program import Program
 from akida_backend.program_format import program_from_bytes, program_to_bytes
 from akida_backend.simulator import Simulator
 
@@ -135,6 +140,71 @@ def test_names_the_layer_whose_buffer_could_overflow(loader: Loader) -> None:
     assert "buffer_bits" in (python_problem(sealed(bytes(damaged))) or "")
 
 
+def refilled(program: Program, reference: int, value: bytes) -> bytes:
+    """Bytes of the program, an array of the layer filled with other values.
+
+    Args:
+        program: Of one layer.
+        reference: Place of the array's reference in the layer's record.
+        value: One element of the array.
+    """
+    data = bytearray(program_to_bytes(program))
+    offset, count = struct.unpack_from("<2I", data, 160 + 32 * 2 + reference)
+    data[offset : offset + count * len(value)] = value * count
+    return sealed(bytes(data))
+
+
+def summed_potentials() -> bytes:
+    chain = Akida1Chain().map(5, 5, 4)
+    chain.separable(3, 7, average=True, weights=np.zeros((1, 7, 7, 4), np.int8))
+    return refilled(chain.build(), 80, b"\xf8")
+
+
+def wide_potentials() -> bytes:
+    chain = Akida1Chain().map(5, 5, 4)
+    chain.dense(3, bits=32)
+    return refilled(chain.build(), 88, struct.pack("<i", -(2**31)))
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        pytest.param(summed_potentials, "the potential of filter 0", id="summed"),
+        pytest.param(wide_potentials, "the potential less its threshold of filter 0", id="wide"),
+    ],
+)
+def test_names_the_layer_whose_potentials_could_overflow(
+    loader: Loader, build: Callable[[], bytes], said: str
+) -> None:
+    problem = loader.problem(build())
+    assert problem is not None
+    assert f"layer 0: {said} may be beyond" in problem
+    assert "buffer_bits" in (python_problem(build()) or "")
+
+
+def large_average() -> Program:
+    chain = Akida1Chain().map(16384, 16384, 1)
+    chain.conv(1, average=True, weights=np.zeros((1, 1, 1, 1), np.int8))
+    return chain.build()
+
+
+def large_table() -> Program:
+    chain = Chain().map(16384, 16384, 1)
+    chain.conv(1, activation=chain.table(1))
+    return chain.build()
+
+
+@pytest.mark.parametrize("build", [large_average, large_table])
+def test_refuses_small_programs_that_take_memory_without_end(
+    loader: Loader, build: Callable[[], Program]
+) -> None:
+    data = program_to_bytes(build())
+    assert len(data) < 6000
+    problem = loader.problem(data)
+    assert problem is not None
+    assert "MiB per sample, 2048 MiB are supported" in problem
+
+
 def mutations(data: bytes, seed: int, count: int) -> list[bytes]:
     """Copies with a few bytes, bits or words changed, sealed."""
     choose = Random(seed)
@@ -184,6 +254,16 @@ def test_agrees_with_the_python_reader_on_damaged_programs(loader: Loader) -> No
     assert tally["accepted"] > 50
 
 
+def test_agrees_with_the_python_reader_on_damaged_akida1_programs(loader: Loader) -> None:
+    tally: Counter[str] = Counter()
+    for seed in range(12):
+        data = program_to_bytes(sound_akida1() if seed == 0 else seeded_akida1_program(seed))
+        for copy in mutations(data, seed, 60):
+            assert_readers_agree(loader, copy, tally)
+    assert tally["refused"] > 100
+    assert tally["accepted"] > 50
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.iterdir()))
 def test_the_fuzzers_corpus_is_refused_or_runs(loader: Loader, name: str) -> None:
     data = (CORPUS / name).read_bytes()
@@ -199,5 +279,7 @@ def test_agrees_with_the_python_reader_on_many_damaged_programs(loader: Loader, 
     tally: Counter[str] = Counter()
     for seed in range(first, first + 50):
         for copy in mutations(program_to_bytes(seeded_program(seed)), seed, 100):
+            assert_readers_agree(loader, copy, tally)
+        for copy in mutations(program_to_bytes(seeded_akida1_program(seed)), seed, 100):
             assert_readers_agree(loader, copy, tally)
     assert tally["refused"] > 1000

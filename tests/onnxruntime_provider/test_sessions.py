@@ -22,6 +22,7 @@ from akida_backend.epcontext import PROVIDER
 from akida_backend.errors import FallbackError, ImportModelError, InputError
 from akida_backend.graph import Graph
 from akida_backend.onnx_writer import Interface, OnnxForm, write_onnx
+from akida_backend.tflite_writer import write_tflite
 
 FORMS = [pytest.param(form, id=form.value) for form in OnnxForm]
 LEVELS = [pytest.param(name, id=name) for name in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_ALL")]
@@ -70,6 +71,7 @@ def plain_session(ort: ModuleType, data: bytes, **options: str) -> object:
         pytest.param(networks.strided_stem, id="host-half"),
         pytest.param(networks.interrupted, id="two-segments"),
         pytest.param(residual, id="residual"),
+        pytest.param(networks.diamond, id="diamond"),
         pytest.param(networks.two_inputs, id="nothing-placed"),
     ],
 )
@@ -106,6 +108,80 @@ def test_every_segment_of_the_plan_is_claimed(ort: ModuleType) -> None:
     ]
     assert len(ours) == len(ab.compile(data).programs) == 1
     assert ours[0].count("QLinearConv") == nodes_in(data, "QLinearConv") == 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("network", "programs"),
+    [
+        pytest.param(networks.adjacent, 4, id="adjacent"),
+        pytest.param(networks.branches, 2, id="branches"),
+        pytest.param(networks.diamond, 3, id="diamond"),
+    ],
+)
+def test_segments_beside_and_around_each_other_are_all_taken(
+    ort: ModuleType, network: Callable[[], Graph], programs: int, form: OnnxForm
+) -> None:
+    """Groups of nodes that are not convex onnxruntime drops, and only logs it."""
+    settings = settings_of(ort)
+    settings.add_session_config_entry(  # type: ignore[attr-defined]
+        "session.record_ep_graph_assignment_info", "1"
+    )
+    data = written(network(), form)
+    session = provider.create_session(data, sess_options=settings)
+    given = feeds(session)
+    expected = ab.InferenceSession(data).run(None, given)
+    for found, wanted in zip(session.run(None, given), expected, strict=True):
+        assert found.tolist() == wanted.tolist()
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        parts = session.get_provider_graph_assignment_info()
+        assert [part.ep_name for part in parts].count(PROVIDER) == programs
+
+
+def test_graphs_inside_a_node_stay_with_the_cpu(ort: ModuleType) -> None:
+    """Nodes fused in two branches of an If once clashed in onnxruntime."""
+    model = onnx.load_from_string(write_onnx(residual()))
+    (image,) = model.graph.input
+    for position, branch in enumerate(("then", "else")):
+        inner = onnx.load_from_string(write_onnx(residual(position))).graph
+        del inner.input[:]
+        model.graph.node.add(
+            op_type="If", input=["flag"], output=[f"{branch}/y"], name=branch
+        ).attribute.extend(
+            [
+                helper.make_attribute(f"{name}_branch", with_prefix(inner, f"{branch}/{name}/"))
+                for name in ("then", "else")
+            ]
+        )
+        model.graph.output.append(
+            helper.make_tensor_value_info(f"{branch}/y", TensorProto.INT8, ["N", 6])
+        )
+    model.graph.input.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, []))
+    data = model.SerializeToString()
+    session = provider.create_session(data)
+    plain = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).integers(-128, 128, (2, 8, 8, 3)).astype(np.int8)
+    for flag in (True, False):
+        given = {image.name: x, "flag": np.array(flag)}
+        outside, *inside = session.run(None, given)
+        _, *expected = plain.run(None, given)
+        assert [each.tolist() for each in inside] == [each.tolist() for each in expected]
+        reference = ab.InferenceSession(write_onnx(residual())).run(None, {image.name: x})
+        assert outside.tolist() == reference[0].tolist()
+
+
+def with_prefix(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
+    """The graph with names of its own, but for the image that it reads from outside."""
+    changed = onnx.GraphProto()
+    changed.CopyFrom(graph)
+    changed.name = prefix
+    for node in changed.node:
+        node.name = prefix + node.name
+        for names in (node.input, node.output):
+            names[:] = [name if name == "image" else prefix + name for name in names]
+    for value in (*changed.initializer, *changed.output):
+        value.name = prefix + value.name
+    return changed
 
 
 def test_the_batch_is_dynamic(ort: ModuleType) -> None:  # noqa: ARG001
@@ -264,6 +340,25 @@ def test_a_model_that_cannot_be_read_stays_on_the_cpu_with_a_warning(
         plain_session(ort, data, fallback="error")
     with pytest.raises(ImportModelError, match="something is odd"):
         provider.create_session(data)
+
+
+def test_files_that_are_no_sound_onnx_models_are_refused_by_what_they_are(
+    ort: ModuleType,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    """Of all these onnxruntime says that parsing failed, or that a file is missing."""
+    data = written(residual())
+    (tmp_path / "m.tflite").write_bytes(write_tflite(residual()))
+    (tmp_path / "cut.onnx").write_bytes(data[:5000])
+    for model, kind, wanted in (
+        (tmp_path / "none.onnx", InputError, r"none\.onnx: cannot read the model: No such file"),
+        (tmp_path / "m.tflite", InputError, r"(?s)m\.tflite: is a TFLite model.*load_delegate"),
+        (tmp_path / "cut.onnx", ImportModelError, r"(?s)cut\.onnx: not a.*export it again"),
+        (data[:5000], ImportModelError, r"(?s)^model: not a sound ONNX file.*export it again"),
+        (onnx.load_from_string(data), InputError, r"(?s)ModelProto.*SerializeToString"),
+    ):
+        with pytest.raises(kind, match=wanted):
+            provider.create_session(model)
 
 
 def test_an_unforeseen_error_fails_the_session_and_reaches_the_caller(

@@ -18,7 +18,7 @@ from tflite import BuiltinOperator
 
 import akida_backend as ab
 from akida_backend.cli import main
-from akida_backend.graph import Activation, Graph, Opaque
+from akida_backend.graph import Activation, DType, Graph, Opaque
 from akida_backend.importers.tflite import read_tflite
 from akida_backend.program_format import program_to_bytes
 from akida_backend.tflite_compiled import compiled_tflite
@@ -61,6 +61,23 @@ def test_a_compiled_model_computes_what_its_model_computes(
     assert equal(run(interpreter, feeds), run(direct, feeds))
 
 
+def test_compiled_models_need_no_operator_versions_of_the_runtime(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    """Convolutions with int4 weights, which 2.14 does not load, are inside the programs."""
+    b = GraphBuilder(1, weight_dtype=DType.INT4)
+    plan = ab.compile(write_tflite(b.build(b.conv2d(b.input(5, 5, 3), 3, kernel=3))))
+    plan.save(tmp_path / "m.tflite")
+    compiled = (tmp_path / "m.tflite").read_bytes()
+    interpreter = runtime.interpreter(compiled, ab.tflite.load_delegate())
+    feeds = random_feeds(interpreter, 2)
+    (found,), (wanted,) = (
+        run(interpreter, feeds).values(),
+        ab.InferenceSession(plan).run(None, feeds),
+    )
+    assert np.array_equal(found, wanted)
+
+
 def test_the_operators_options_are_the_programs_bytes() -> None:
     plan = ab.compile(write_tflite(networks.interrupted()))
     content = compiled_tflite(plan)
@@ -85,6 +102,16 @@ def test_a_session_opens_a_compiled_model_through_the_delegate(
     feeds = networks.codes(networks.classifier(), 3)
     (found,), (wanted,) = session.run(None, feeds), ab.InferenceSession(plan).run(None, feeds)
     assert np.array_equal(found, wanted)
+
+
+def test_a_compiled_model_says_what_it_is_and_is_not_compiled_again(tmp_path: Path) -> None:
+    ab.compile(write_tflite(networks.classifier())).save(tmp_path / "compiled.tflite")
+    again = ab.compile(tmp_path / "compiled.tflite")
+    (reason,) = again.placement[0].reasons
+    assert reason.found == "part of a compiled model, which the TFLite delegate runs"
+    with pytest.raises(ab.InputError, match=r"(?s)compiled model already.*Compile the model that"):
+        again.save(tmp_path / "again.tflite")
+    assert not (tmp_path / "again.tflite").exists()
 
 
 def test_without_the_delegate_the_runtime_names_the_operator(runtime: Runtime) -> None:

@@ -23,31 +23,6 @@ from akida_backend.tflite_writer import write_tflite
 from builders import GraphBuilder
 
 
-def adjacent() -> Graph:
-    """A map that two others read: three parts behind one another, nothing between them."""
-    b = GraphBuilder(2, name="adjacent")
-    x = b.conv2d(b.input(9, 9, 3), 8, activation=Activation.RELU)
-    left = b.conv2d(x, 8, kernel=1)
-    right = b.conv2d(x, 8, kernel=1, activation=Activation.RELU)
-    return b.build(b.conv2d(left, 6), b.conv2d(right, 4), right)
-
-
-def branches() -> Graph:
-    """Two parts that do not depend on each other."""
-    b = GraphBuilder(3, name="branches")
-    x = b.input(6, 6, 4, name="x")
-    return b.build(b.conv2d(x, 8, activation=Activation.RELU), b.conv2d(x, 5, kernel=1))
-
-
-def diamond() -> Graph:
-    """One path round a host operator, one through it."""
-    b = GraphBuilder(4, name="diamond")
-    x = b.conv2d(b.input(6, 6, 4), 8, activation=Activation.RELU)
-    through = b.conv2d(b.tanh(x), 8, kernel=1)
-    around = b.conv2d(x, 8, kernel=1, activation=Activation.RELU)
-    return b.build(b.mul(through, around))
-
-
 def session_outputs(content: bytes, feeds: dict[str, AnyArray]) -> dict[str, AnyArray]:
     session = ab.InferenceSession(content, host="reference")
     names = [entry.name for entry in session.get_outputs()]
@@ -60,9 +35,9 @@ def session_outputs(content: bytes, feeds: dict[str, AnyArray]) -> dict[str, Any
         pytest.param(networks.classifier, 1, 1, id="classifier"),
         pytest.param(networks.interrupted, 2, 2, id="interrupted"),
         pytest.param(networks.strided_stem, 1, 1, id="host-half"),
-        pytest.param(adjacent, 4, 1, id="adjacent"),
-        pytest.param(branches, 2, 1, id="branches"),
-        pytest.param(diamond, 3, 2, id="diamond"),
+        pytest.param(networks.adjacent, 4, 1, id="adjacent"),
+        pytest.param(networks.branches, 2, 1, id="branches"),
+        pytest.param(networks.diamond, 3, 2, id="diamond"),
         pytest.param(networks.fixed_batch, 0, 0, id="nothing"),
     ],
 )
@@ -149,7 +124,7 @@ def test_a_model_without_a_device_part_runs_in_the_runtime(runtime: Runtime) -> 
     [
         pytest.param(networks.classifier, id="classifier"),
         pytest.param(networks.strided_stem, id="host-half"),
-        pytest.param(adjacent, id="adjacent"),
+        pytest.param(networks.adjacent, id="adjacent"),
     ],
 )
 def test_source_emulation_shows_that_dividing_a_model_changes_nothing(

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Grows when a function or structure changes its meaning. */
-#define AKIDA_BACKEND_ABI 1
+#define AKIDA_BACKEND_ABI 2
 
 typedef struct akida_backend_program akida_backend_program;
 typedef struct akida_backend_context akida_backend_context;

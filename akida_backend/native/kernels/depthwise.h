@@ -29,6 +29,16 @@ AKIDA_BACKEND_INLINE void store_depthwise(const Depthwise& job, const Block& blo
                                           Cursor& target) {
   if (job.accumulators) {
     store_accumulators<I>(sums, target);
+  } else if (job.digits > 0) {
+    Cursor to = target;
+    int shift = 0;
+    for (int32_t digit = 1; digit < job.digits; digit++, to.at += job.digit_step) {
+      store_digit<I>(sums, block, to, shift, (1 << job.digit_bits) - 1);
+      shift += job.digit_bits;
+    }
+    store_digit<I>(sums, block, to, shift, 255);
+    uint8_t* passed[outputs];
+    target.take(passed);
   } else {
     store_codes<I>(sums, block, target);
   }

@@ -65,6 +65,14 @@ void finish_pixel(const Finish& job, const Block& block, const uint8_t* source, 
     }
   }
   Cursor target{to, 0, 0, INT32_MAX, INT32_MAX};
+  if (job.accumulators) {
+    for (int v = 0; v < vectors; v++) {
+      values[0][v] = I::add(values[0][v], I::load(block.bias + v * I::lanes));
+    }
+    I::order(values[0]);
+    store_accumulators<I>(values, target);
+    return;
+  }
   store_codes<I>(values, block, target);
 }
 
@@ -218,7 +226,7 @@ void encode(const Encode* job, const uint8_t* host, uint8_t* arena) {
   const int64_t channels = job->channels;
   for (int64_t y = 0; y < job->height; y++) {
     uint8_t* to = arena + job->target.start + y * job->target.row;
-    if (job->parts == 1) {  // the input's pixels have no gap between them
+    if (job->parts == 1 && !job->per_channel) {  // the input's pixels have no gap between them
       const int64_t count = channels * job->width;
       if (job->ramp) {
         encode_ramp(*job, host, to, count);
@@ -228,10 +236,13 @@ void encode(const Encode* job, const uint8_t* host, uint8_t* arena) {
       host += count;
       continue;
     }
+    const int64_t channel_step = job->per_channel ? 256 : 0;
+    const int64_t part_step = job->per_channel ? 256 * channels : 256;
     for (int64_t x = 0; x < job->width; x++, host += channels, to += job->target.pixel) {
-      for (int64_t c = 0; c < channels; c++) {
-        to[c] = job->tables[host[c]];
-        to[c + channels] = job->tables[256 + host[c]];
+      const uint8_t* tables = job->tables;
+      for (int64_t part = 0; part < job->parts; part++, tables += part_step) {
+        uint8_t* of_part = to + part * channels;
+        for (int64_t c = 0; c < channels; c++) of_part[c] = tables[c * channel_step + host[c]];
       }
     }
   }

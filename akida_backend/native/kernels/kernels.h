@@ -20,6 +20,7 @@ enum class Rescaling : int32_t {
   direct,   // fits 32 bits as it stands; addend holds rounding and storage offset
   clamped,  // fits 32 bits once the accumulator is clamped to [low, high]
   split,    // clamped, then multiplied in two parts; the storage offset is added behind the shift
+  counted,  // another one: the number of bounds that the accumulator is above
 };
 
 // Constants of one rescaling, `lanes * vectors` of each in the order of the block.
@@ -31,6 +32,8 @@ struct Rescaler {
   const int32_t* shift;
   const int32_t* low;
   const int32_t* high;
+  int32_t levels;         // for `counted`
+  const int32_t* bounds;  // per vector and level those of its lanes
 };
 
 struct Block {
@@ -92,6 +95,11 @@ struct Depthwise {
   int32_t channels;
   int32_t pairs;
   int32_t accumulators;
+  // Instead of codes the target takes the digits of accumulators that are at least 0, lowest first,
+  // each in a map of its own; the last one may have 8 bits.
+  int32_t digits;        // 0: codes
+  int32_t digit_bits;
+  int64_t digit_step;    // bytes from one such map to the next
   int32_t block_count;
   const Block* blocks;
 };
@@ -111,6 +119,7 @@ struct Finish {
   int32_t top;
   int32_t left;
   int32_t sum;
+  int32_t accumulators;  // the target takes int32 in the order of channels
   const int16_t* table;  // null without one
   int32_t block_count;
   const Block* blocks;
@@ -167,12 +176,13 @@ struct Encode {
   int32_t width;
   int32_t channels;  // of the host
   int32_t parts;
+  int32_t per_channel;  // tables, of all channels of the device
   int32_t ramp;      // table 0 is clamp((byte ^ flip) + step, lowest, highest)
   uint8_t flip;
   int32_t step;
   uint8_t lowest;
   uint8_t highest;
-  const uint8_t* tables;  // parts x 256, by the host's byte
+  const uint8_t* tables;  // parts or channels x 256, by the host's byte
 };
 
 // Codes to host integers: ``clip(rint(code * factor) + zero_point)`` in float64.
@@ -226,7 +236,7 @@ struct KernelTable {
   void (*dequantize)(const HostCodes* codes, const void* from, float* to, int64_t count);
 };
 
-constexpr uint32_t kernel_table_version = 2;
+constexpr uint32_t kernel_table_version = 3;
 
 }  // namespace akida_backend
 

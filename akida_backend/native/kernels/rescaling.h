@@ -29,9 +29,21 @@ AKIDA_BACKEND_INLINE typename I::Vector rescaled_direct(typename I::Vector x, co
   return I::shift_right(x, I::load(by.shift + at));
 }
 
+// Vectors of a block are `lanes` apart in `at`.
+template <class I>
+AKIDA_BACKEND_INLINE typename I::Vector counted(typename I::Vector x, const Rescaler& by, int at) {
+  auto count = I::zero();
+  const int32_t* bounds = by.bounds + int64_t{at} * by.levels;
+  for (int32_t level = 0; level < by.levels; level++, bounds += I::lanes) {
+    count = I::count_above(count, x, I::load(bounds));
+  }
+  return count;
+}
+
 template <class I>
 AKIDA_BACKEND_INLINE typename I::Vector rescaled(typename I::Vector x, const Rescaler& by, int at) {
   if (by.kind == Rescaling::direct) return rescaled_direct<I>(x, by, at);
+  if (by.kind == Rescaling::counted) return counted<I>(x, by, at);
   x = I::minimum(I::maximum(x, I::load(by.low + at)), I::load(by.high + at));
   if (by.kind == Rescaling::clamped) return rescaled_direct<I>(x, by, at);
   const auto multiplier = I::load(by.multiplier + at);
@@ -82,41 +94,11 @@ struct Cursor {
   }
 };
 
-// Rescales the accumulators of some pixels and stores their codes.
+// Stores codes that fit 16 bits, within the limits of the block.
 template <class I, int pixels, int vectors>
-AKIDA_BACKEND_INLINE void store_codes(typename I::Vector (&sums)[pixels][vectors],
-                                      const Block& block, Cursor& target) {
-  using Vector = typename I::Vector;
+AKIDA_BACKEND_INLINE void store_bytes(typename I::Vector (&codes)[pixels][vectors],
+                                      const Block& block, uint8_t* (&to)[pixels]) {
   const int count = block.channels;
-  Vector codes[pixels][vectors];
-  if (__builtin_expect(block.rescaler.kind == Rescaling::direct, 1)) {
-    AKIDA_BACKEND_UNROLL
-    for (int v = 0; v < vectors; v++) {  // a vector's constants are loaded once for all pixels
-      const Vector multiplier = I::keep(I::load(block.rescaler.multiplier + v * I::lanes));
-      const Vector addend = I::keep(I::load(block.rescaler.addend + v * I::lanes));
-      const Vector shift = I::keep(I::load(block.rescaler.shift + v * I::lanes));
-      AKIDA_BACKEND_UNROLL
-      for (int p = 0; p < pixels; p++) {
-        const Vector product = I::add(I::multiply(sums[p][v], multiplier), addend);
-        codes[p][v] = I::shift_right(product, shift);
-      }
-    }
-  } else {
-    Vector spilled[pixels * vectors];
-    AKIDA_BACKEND_UNROLL
-    for (int p = 0; p < pixels; p++) {
-      AKIDA_BACKEND_UNROLL
-      for (int v = 0; v < vectors; v++) spilled[p * vectors + v] = sums[p][v];
-    }
-    rescale_all<I>(spilled, block.rescaler, vectors, pixels);
-    AKIDA_BACKEND_UNROLL
-    for (int p = 0; p < pixels; p++) {
-      AKIDA_BACKEND_UNROLL
-      for (int v = 0; v < vectors; v++) codes[p][v] = spilled[p * vectors + v];
-    }
-  }
-  uint8_t* to[pixels];
-  target.take(to);
   if constexpr (vectors == 4) {
     AKIDA_BACKEND_UNROLL
     for (int p = 0; p < pixels; p++) {
@@ -148,6 +130,78 @@ AKIDA_BACKEND_INLINE void store_codes(typename I::Vector (&sums)[pixels][vectors
       if (p + 3 < pixels) I::template store_quarter<3>(to[s], clamped, count);
     }
   }
+}
+
+// A vector's constants are loaded once for all pixels.
+template <class I, bool clamped, int pixels, int vectors>
+AKIDA_BACKEND_INLINE void multiply_all(typename I::Vector (&sums)[pixels][vectors],
+                                       const Rescaler& by,
+                                       typename I::Vector (&codes)[pixels][vectors]) {
+  using Vector = typename I::Vector;
+  AKIDA_BACKEND_UNROLL
+  for (int v = 0; v < vectors; v++) {
+    const int at = v * I::lanes;
+    if constexpr (clamped) {
+      const Vector low = I::keep(I::load(by.low + at)), high = I::keep(I::load(by.high + at));
+      AKIDA_BACKEND_UNROLL
+      for (int p = 0; p < pixels; p++) {
+        sums[p][v] = I::minimum(I::maximum(sums[p][v], low), high);
+      }
+    }
+    const Vector multiplier = I::keep(I::load(by.multiplier + at));
+    const Vector addend = I::keep(I::load(by.addend + at));
+    const Vector shift = I::keep(I::load(by.shift + at));
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p++) {
+      const Vector product = I::add(I::multiply(sums[p][v], multiplier), addend);
+      codes[p][v] = I::shift_right(product, shift);
+    }
+  }
+}
+
+// Rescales the accumulators of some pixels and stores their codes.
+template <class I, int pixels, int vectors>
+AKIDA_BACKEND_INLINE void store_codes(typename I::Vector (&sums)[pixels][vectors],
+                                      const Block& block, Cursor& target) {
+  using Vector = typename I::Vector;
+  Vector codes[pixels][vectors];
+  if (__builtin_expect(block.rescaler.kind == Rescaling::direct, 1)) {
+    multiply_all<I, false>(sums, block.rescaler, codes);
+  } else if (block.rescaler.kind == Rescaling::clamped) {
+    multiply_all<I, true>(sums, block.rescaler, codes);
+  } else {
+    Vector spilled[pixels * vectors];
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p++) {
+      AKIDA_BACKEND_UNROLL
+      for (int v = 0; v < vectors; v++) spilled[p * vectors + v] = sums[p][v];
+    }
+    rescale_all<I>(spilled, block.rescaler, vectors, pixels);
+    AKIDA_BACKEND_UNROLL
+    for (int p = 0; p < pixels; p++) {
+      AKIDA_BACKEND_UNROLL
+      for (int v = 0; v < vectors; v++) codes[p][v] = spilled[p * vectors + v];
+    }
+  }
+  uint8_t* to[pixels];
+  target.take(to);
+  store_bytes<I>(codes, block, to);
+}
+
+// What is left of `mask` of accumulators that are shifted to the right.
+template <class I, int pixels, int vectors>
+AKIDA_BACKEND_INLINE void store_digit(typename I::Vector (&sums)[pixels][vectors],
+                                      const Block& block, Cursor target, int shift, int mask) {
+  typename I::Vector codes[pixels][vectors];
+  const auto by = I::set(shift), kept = I::set(mask);
+  AKIDA_BACKEND_UNROLL
+  for (int p = 0; p < pixels; p++) {
+    AKIDA_BACKEND_UNROLL
+    for (int v = 0; v < vectors; v++) codes[p][v] = I::bits(I::shift_right(sums[p][v], by), kept);
+  }
+  uint8_t* to[pixels];
+  target.take(to);
+  store_bytes<I>(codes, block, to);
 }
 
 template <class I, int pixels, int vectors>

@@ -34,6 +34,10 @@ struct Vector256 {
   static Vector minimum(Vector a, Vector b) { return _mm256_min_epi32(a, b); }
   static Vector maximum(Vector a, Vector b) { return _mm256_max_epi32(a, b); }
   static Vector bits(Vector a, Vector b) { return _mm256_and_si256(a, b); }
+  // One more where x is larger.
+  static Vector count_above(Vector count, Vector x, Vector bound) {
+    return _mm256_sub_epi32(count, _mm256_cmpgt_epi32(x, bound));
+  }
   static Vector shift_right(Vector a, Vector by) { return _mm256_srav_epi32(a, by); }
   static Vector shift_right_8(Vector a) { return _mm256_srai_epi32(a, 8); }
   static Vector shift_left_8(Vector a) { return _mm256_slli_epi32(a, 8); }

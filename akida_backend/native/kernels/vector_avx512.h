@@ -33,6 +33,10 @@ struct Quads512 {
   static Vector minimum(Vector a, Vector b) { return _mm512_min_epi32(a, b); }
   static Vector maximum(Vector a, Vector b) { return _mm512_max_epi32(a, b); }
   static Vector bits(Vector a, Vector b) { return _mm512_and_si512(a, b); }
+  // One more where x is larger.
+  static Vector count_above(Vector count, Vector x, Vector bound) {
+    return _mm512_mask_add_epi32(count, _mm512_cmpgt_epi32_mask(x, bound), count, set(1));
+  }
   static Vector shift_right(Vector a, Vector by) { return _mm512_srav_epi32(a, by); }
   static Vector shift_right_8(Vector a) { return _mm512_srai_epi32(a, 8); }
   static Vector shift_left_8(Vector a) { return _mm512_slli_epi32(a, 8); }

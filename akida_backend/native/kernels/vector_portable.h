@@ -65,6 +65,10 @@ struct PortablePairs {
   static Vector bits(Vector a, Vector b) {
     return each([&](int i) { return a.lane[i] & b.lane[i]; });
   }
+  // One more where x is larger.
+  static Vector count_above(Vector count, Vector x, Vector bound) {
+    return each([&](int i) { return count.lane[i] + (x.lane[i] > bound.lane[i]); });
+  }
   static Vector shift_right(Vector a, Vector by) {
     return each([&](int i) { return a.lane[i] >> by.lane[i]; });
   }

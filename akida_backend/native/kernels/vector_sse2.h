@@ -44,6 +44,10 @@ struct Pairs128 {
   static Vector minimum(Vector a, Vector b) { return choose(_mm_cmplt_epi32(a, b), a, b); }
   static Vector maximum(Vector a, Vector b) { return choose(_mm_cmpgt_epi32(a, b), a, b); }
   static Vector bits(Vector a, Vector b) { return _mm_and_si128(a, b); }
+  // One more where x is larger.
+  static Vector count_above(Vector count, Vector x, Vector bound) {
+    return _mm_sub_epi32(count, _mm_cmpgt_epi32(x, bound));
+  }
   static Vector shift_right(Vector a, Vector by) {
     const __m128i low = _mm_set_epi64x(0, 0xFFFFFFFF);
     const __m128i by_0 = _mm_and_si128(by, low), by_1 = _mm_srli_epi64(by, 32);

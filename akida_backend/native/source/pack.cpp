@@ -181,7 +181,41 @@ Rescaler pack_rescaler(Storage& storage, int32_t vectors, int32_t lanes, int32_t
     packed[4 * count + at] = constants.high;
   });
   return {kind,           offset,         packed, packed + count, packed + 2 * count,
-          packed + 3 * count, packed + 4 * count};
+          packed + 3 * count, packed + 4 * count, 0, nullptr};
+}
+
+Rescaler pack_staircase(Storage& storage, int32_t vectors, int32_t lanes,
+                        const std::function<int64_t(int32_t)>& channel_at,
+                        const std::vector<Staircase>& channels) {
+  const auto count = static_cast<size_t>(vectors * lanes);
+  auto* packed = storage.make<int32_t>(5 * count);
+  for (const Rescaling kind : {Rescaling::direct, Rescaling::clamped, Rescaling::split}) {
+    bool exact = true;
+    for_each_lane(vectors, lanes, channel_at, [&](size_t at, size_t channel) {
+      const auto constants = exact ? channels[channel].constants(kind) : std::nullopt;
+      exact = constants.has_value();
+      if (!exact) return;
+      packed[at] = constants->multiplier;
+      packed[count + at] = constants->addend;
+      packed[2 * count + at] = constants->shift;
+      packed[3 * count + at] = constants->low;
+      packed[4 * count + at] = constants->high;
+    });
+    if (exact) {
+      return {kind, 0, packed, packed + count, packed + 2 * count, packed + 3 * count,
+              packed + 4 * count, 0, nullptr};
+    }
+  }
+  const size_t levels = channels.front().bounds().size();
+  auto* bounds = storage.make<int32_t>(levels * count);
+  const auto in_vector = static_cast<size_t>(lanes);
+  for_each_lane(vectors, lanes, channel_at, [&](size_t at, size_t channel) {
+    const std::vector<int32_t> own = channels[channel].bounds();
+    int32_t* to = bounds + at / in_vector * levels * in_vector + at % in_vector;
+    for (size_t level = 0; level < levels; level++) to[level * in_vector] = own[level];
+  });
+  return {Rescaling::counted, 0, nullptr, nullptr, nullptr, nullptr, nullptr,
+          static_cast<int32_t>(levels), bounds};
 }
 
 const uint8_t* pack_bytes(Storage& storage, int32_t vectors, int32_t lanes,

@@ -10,6 +10,7 @@
 #include "constants.h"
 #include "kernels.h"
 #include "plan.h"
+#include "staircase.h"
 
 namespace akida_backend {
 
@@ -62,6 +63,11 @@ Rescaler pack_rescaler(Storage& storage, int32_t vectors, int32_t lanes, int32_t
                        const std::function<int64_t(int32_t)>& channel_at,
                        const std::vector<ChannelRescale>& channels,
                        const std::vector<int32_t>& bias);
+
+// Of the cheapest kind that is exact for all channels.
+Rescaler pack_staircase(Storage& storage, int32_t vectors, int32_t lanes,
+                        const std::function<int64_t(int32_t)>& channel_at,
+                        const std::vector<Staircase>& channels);
 
 // Bytes per channel, repeated to the bytes of four vectors.
 const uint8_t* pack_bytes(Storage& storage, int32_t vectors, int32_t lanes,

@@ -68,6 +68,8 @@ constexpr int64_t largest_flat = 64;  // taps of the kernel
 constexpr int64_t cached_weights = 384 << 10;
 constexpr int64_t strip_bytes = 24 << 10, shortest_strip = 6, longest_strip = 16;
 constexpr int signed_offset = 128;
+// Of one sample. A network of an edge device takes some MiB.
+constexpr int64_t most_arena = int64_t{1} << 31;
 
 struct Buffer {
   Shape shape;
@@ -290,6 +292,11 @@ class Planner {
     const int64_t kept = arrange(true), shared = arrange(false);
     const bool keep = kept <= std::max(small_arena, shared + shared / 8);
     plan_->arena_bytes = (keep ? arrange(true) : shared) + slack;
+    if (plan_->arena_bytes > most_arena) {
+      throw Failure("program bytes: its maps take " + std::to_string(plan_->arena_bytes >> 20) +
+                    " MiB per sample, " + std::to_string(most_arena >> 20) +
+                    " MiB are supported\n  Use a smaller input or fewer channels.");
+    }
     for (const auto& [address, number] : patches_) *address += buffers_[number].start;
     for (size_t number = 0; number < buffers_.size(); number++) {
       const Buffer& buffer = buffers_[number];
@@ -358,6 +365,7 @@ class Planner {
     job.width = static_cast<int32_t>(input.width);
     job.channels = static_cast<int32_t>(input.channels / tensor.parts);
     job.parts = tensor.parts;
+    job.per_channel = program_.recode.size() != 256 * static_cast<size_t>(tensor.parts);
     const int flip = program_.input.type == 1 ? 0x80 : 0;  // int8: tables begin at -128
     auto* tables = plan_->storage.make<uint8_t>(program_.recode.size());
     for (size_t i = 0; i < program_.recode.size(); i++) {
@@ -370,7 +378,7 @@ class Planner {
 
   // Whether table 0 is a clamped ramp over the host's bytes, their highest bit flipped or not.
   static void find_ramp(Encode& job, uint8_t flip) {
-    if (job.ramp || job.parts != 1) return;
+    if (job.ramp || job.parts != 1 || job.per_channel) return;
     const auto value = [&](int i) { return int{job.tables[i ^ flip]}; };
     const auto [low, high] = std::minmax_element(job.tables, job.tables + 256);
     int rising = 0;
@@ -554,7 +562,7 @@ class Planner {
     const int offset = offsets_[number + 1];
     const auto channels = static_cast<size_t>(
         layer.kind == Kind::add ? shape(number + 1).channels
-                                : static_cast<int64_t>(layer.bias.size()));
+                                : static_cast<int64_t>(layer.output_channels()));
     std::vector<uint8_t> lowest, highest;
     for (size_t c = 0; c < channels; c++) {
       Limits limits = codes;
@@ -579,6 +587,9 @@ class Planner {
 
   // One kernel over one map: a whole layer, or one of the four phases of a transposed one.
   struct Part {
+    size_t buffer;  // that it reads
+    int64_t kernel_row, kernel_pixel;  // steps within a window
+    int64_t largest_input;  // as stored
     Size kernel;
     Map source;   // of the first window; steps of output rows and pixels
     Map target;
@@ -592,6 +603,9 @@ class Planner {
     Map map;
     bool accumulators;
     bool in_order;  // of channels, not of blocks
+    // Of Depthwise: see there.
+    int32_t digits, digit_bits;
+    int64_t digit_step;
   };
 
   int64_t input_channels(const Layer& layer) const { return shape(layer.inputs[0]).channels; }
@@ -612,18 +626,26 @@ class Planner {
             stride.width * buffer.pixel()};
   }
 
-  std::vector<Part> parts_of(const Layer& layer, const Buffer& source, const Map& target) const {
+  Part part_of(size_t number, Size kernel, const Map& source, const Map& target, Size size,
+               std::vector<int32_t> weights) const {
+    const size_t buffer = sources_[number];
+    return {buffer, buffers_[buffer].row(), buffers_[buffer].pixel(),
+            largest_code(program_.layers[number].inputs[0]), kernel, source, target, size,
+            std::move(weights)};
+  }
+
+  std::vector<Part> parts_of(size_t number, const Map& target) const {
+    const Layer& layer = program_.layers[number];
+    const Buffer& source = buffers_[sources_[number]];
     const Shape& input = shape(layer.inputs[0]);
     const Shape output = accumulator_shape(layer, input);
     if (layer.kind == Kind::dense) {
-      Part part{{input.height, input.width}, window_map(source, {1, 1}, {}), target, {1, 1},
-                shifted_weights(layer)};
-      return {part};
+      return {part_of(number, {input.height, input.width}, window_map(source, {1, 1}, {}), target,
+                      {1, 1}, shifted_weights(layer))};
     }
     if (!layer.is_transpose()) {
-      Part part{layer.kernel, window_map(source, layer.stride, pads_of(layer)), target,
-                {output.height, output.width}, shifted_weights(layer)};
-      return {part};
+      return {part_of(number, layer.kernel, window_map(source, layer.stride, pads_of(layer)),
+                      target, {output.height, output.width}, shifted_weights(layer))};
     }
     // Output 2 * q + phase takes row r of the kernel from input q + (phase + cut - r) / 2.
     struct Tap {
@@ -643,13 +665,12 @@ class Planner {
     for (int64_t y = 0; y < 2; y++) {
       for (int64_t x = 0; x < 2; x++) {
         const auto rows = taps_of(layer.kernel.height, y), columns = taps_of(layer.kernel.width, x);
-        Part part{};
-        part.kernel = {static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size())};
         const Pads pads{-rows[0].from, 0, -columns[0].from, 0};
-        part.source = window_map(source, {1, 1}, pads);
-        part.target = {target.start + y * target.row + x * target.pixel, 2 * target.row,
-                       2 * target.pixel};
-        part.size = {input.height, input.width};
+        const Map phase{target.start + y * target.row + x * target.pixel, 2 * target.row,
+                        2 * target.pixel};
+        Part part = part_of(
+            number, {static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size())},
+            window_map(source, {1, 1}, pads), phase, {input.height, input.width}, {});
         const auto add_pixel = [&](int64_t filter, const Tap& row, const Tap& column) {
           const int64_t pixel = row.row * layer.kernel.width + column.row;
           if (layer.is_depthwise()) {
@@ -683,34 +704,38 @@ class Planner {
     }
     const Shape map = accumulator_shape(layer, shape(layer.inputs[0]));
     const bool table = layer.activation == Activation::table;
-    const bool finishes = table || layer.average;
-    const bool pools = layer.pool.present && !table;
+    const bool wide = layer.output_bits == 32;
+    const bool finishes = table || layer.average || (wide && layer.pool.present);
+    const bool pools = layer.pool.present && !finishes;
     const auto blocks = blocks_of(layer);
     const View view = views_[number + 1];
-    Sink sink{view.buffer, map_of(view), false, false};
-    if (finishes || layer.output_bits == 32) {
+    Sink sink{view.buffer, map_of(view), false, false, 0, 0, 0};
+    if (finishes || wide) {
       const int64_t vectors =
           std::accumulate(blocks.begin(), blocks.end(), int64_t{0},
                           [](int64_t sum, const BlockShape& block) { return sum + block.vectors; });
-      const Shape wide{map.height, map.width, vectors * lanes_};
       sink.accumulators = true;
       sink.in_order = !finishes;
-      if (finishes) {
-        sink.buffer = add_buffer(wide, 4, 0);
-      } else {
-        buffers_[view.buffer].shape = wide;
+      if (wide) {
+        buffers_[view.buffer].shape.channels = vectors * lanes_;
         buffers_[view.buffer].value_bytes = 4;
       }
+      if (finishes) sink.buffer = add_buffer({map.height, map.width, vectors * lanes_}, 4, 0);
       sink.map = map_of(sink.buffer);
     } else if (pools) {
       sink.buffer = add_buffer(map, 1, 0);
       sink.map = map_of(sink.buffer);
     }
-    for (Part& part : parts_of(layer, buffers_[source], sink.map)) {
+    for (Part& part : parts_of(number, sink.map)) {
+      if (layer.kind == Kind::separable) {
+        plan_separable(number, part, sink, blocks);
+        continue;
+      }
+      const Channels channels = channels_of(number, biases(layer, part), sink);
       if (layer.is_depthwise()) {
-        plan_depthwise_part(number, part, sink, blocks);
+        plan_depthwise_part(number, part, sink, blocks, channels);
       } else {
-        plan_dense_part(number, part, sink, blocks);
+        plan_dense_part(number, part, sink, blocks, channels);
       }
     }
     if (finishes) {
@@ -721,7 +746,8 @@ class Planner {
   }
 
   std::vector<BlockShape> blocks_of(const Layer& layer) const {
-    return split_channels(static_cast<int64_t>(layer.bias.size()), lanes_, !layer.is_depthwise());
+    return split_channels(static_cast<int64_t>(layer.output_channels()), lanes_,
+                          !layer.is_depthwise());
   }
 
   static int64_t block_bytes(const BlockShape& block, int32_t lanes) {
@@ -730,7 +756,7 @@ class Planner {
 
   // Bias per filter, and what the storage code adds to every input taken back.
   std::vector<int32_t> biases(const Layer& layer, const Part& part) const {
-    const size_t filters = layer.bias.size();
+    const size_t filters = layer.output_channels();
     std::vector<uint32_t> sums(filters);
     const size_t per_filter = part.weights.size() / filters;
     for (size_t i = 0; i < part.weights.size(); i++) {
@@ -740,19 +766,41 @@ class Planner {
     std::vector<int32_t> biases(filters);
     const auto offset = static_cast<uint32_t>(offsets_[layer.inputs[0]]);
     for (size_t f = 0; f < filters; f++) {
-      const auto bias = static_cast<uint32_t>(layer.bias[f]) << layer.bias_shift[f];
-      biases[f] = static_cast<int32_t>(bias - offset * sums[f]);  // modulo 2**32, as kernels add
+      // Modulo 2**32, as kernels add.
+      biases[f] = static_cast<int32_t>(own_bias(layer, f) - offset * sums[f]);
     }
     return biases;
+  }
+
+  // What accumulators begin with. A threshold can be taken off before a maximum, not before a sum.
+  static uint32_t own_bias(const Layer& layer, size_t filter) {
+    if (layer.generation == 1) return layer.average ? 0 : wide_bias(layer, filter);
+    return static_cast<uint32_t>(layer.bias[filter]) << layer.bias_shift[filter];
+  }
+
+  // What the potentials that a layer gives have added; a staircase has its threshold inside.
+  static uint32_t wide_bias(const Layer& layer, size_t filter) {
+    return layer.output_bits == 32 ? -static_cast<uint32_t>(layer.threshold[filter]) : 0;
   }
 
   std::vector<ChannelRescale> rescales(size_t number, const std::vector<Limits>& values) const {
     const Layer& layer = program_.layers[number];
     const Limits codes = program_.tensors[number + 1].limits();
     std::vector<ChannelRescale> all;
-    for (size_t f = 0; f < layer.bias.size(); f++) {
+    for (size_t f = 0; f < layer.output_channels(); f++) {
       all.emplace_back(layer.rescale.multiplier[f], layer.rescale.shift[f], values[f], codes,
                        offsets_[number + 1]);
+    }
+    return all;
+  }
+
+  std::vector<Staircase> staircases(size_t number) const {
+    const Layer& layer = program_.layers[number];
+    const Bounds& bounds = proof_.layers[number];
+    std::vector<Staircase> all;
+    for (size_t f = 0; f < layer.output_channels(); f++) {
+      all.emplace_back(layer.threshold[f], layer.step[f], layer.step_shift[f], layer.output_bits,
+                       Limits{bounds.low[f], bounds.high[f]});
     }
     return all;
   }
@@ -766,16 +814,20 @@ class Planner {
   // What all blocks of a layer take their constants from.
   struct Channels {
     std::vector<int32_t> bias;
-    std::vector<ChannelRescale> rescale;
+    std::vector<ChannelRescale> rescale;  // or
+    std::vector<Staircase> staircase;     // or none, for accumulators and digits
     std::vector<uint8_t> lowest, highest;
   };
 
-  Channels channels_of(size_t number, const Part& part, const Sink& sink) const {
-    const Layer& layer = program_.layers[number];
+  Channels channels_of(size_t number, std::vector<int32_t> bias, const Sink& sink) const {
     Channels channels;
-    channels.bias = biases(layer, part);
+    channels.bias = std::move(bias);
     if (!sink.accumulators) {
-      channels.rescale = rescales(number, accumulator_limits(number));
+      if (program_.layers[number].generation == 1) {
+        channels.staircase = staircases(number);
+      } else {
+        channels.rescale = rescales(number, accumulator_limits(number));
+      }
       std::tie(channels.lowest, channels.highest) = code_limits(number, /*activated=*/false);
     }
     return channels;
@@ -804,18 +856,22 @@ class Planner {
     };
     if (channels.rescale.empty()) {
       block.bias = own_bias();
-      return;
+    } else {
+      block.rescaler = pack_rescaler(storage, vectors, lanes_, offset, channel, channels.rescale,
+                                     channels.bias);
+      // Sums and products are modulo 2**32, so the addend can have it.
+      block.bias = block.rescaler.kind == Rescaling::direct ? no_bias() : own_bias();
     }
-    block.rescaler = pack_rescaler(storage, vectors, lanes_, offset, channel, channels.rescale,
-                                   channels.bias);
-    // Sums and products are modulo 2**32, so the addend can have it.
-    block.bias = block.rescaler.kind == Rescaling::direct ? no_bias() : own_bias();
+    if (!channels.staircase.empty()) {
+      block.rescaler = pack_staircase(storage, vectors, lanes_, channel, channels.staircase);
+    }
+    if (channels.lowest.empty()) return;
     block.lowest = pack_bytes(storage, vectors, lanes_, channel, channels.lowest);
     block.highest = pack_bytes(storage, vectors, lanes_, channel, channels.highest);
   }
 
   // Cuts rows and columns of zeros from a kernel's edges.
-  static void trim(Part& part, int64_t filters, int64_t channels, const Buffer& source) {
+  static void trim(Part& part, int64_t filters, int64_t channels) {
     const Size kernel = part.kernel;
     int64_t top = kernel.height, bottom = 0, left = kernel.width, right = 0;
     size_t i = 0;
@@ -844,7 +900,7 @@ class Planner {
     }
     part.weights = std::move(kept);
     part.kernel = {bottom - top, right - left};
-    part.source.start += top * source.row() + left * source.pixel();
+    part.source.start += top * part.kernel_row + left * part.kernel_pixel;
   }
 
   // Makes neighbouring pixels one with as many times the channels, where a pixel's own channels
@@ -887,16 +943,13 @@ class Planner {
   }
 
   void plan_dense_part(size_t number, Part& part, const Sink& sink,
-                       const std::vector<BlockShape>& given) {
+                       const std::vector<BlockShape>& given, const Channels& constants) {
     const Layer& layer = program_.layers[number];
-    const size_t source = sources_[number];
-    const Buffer& buffer = buffers_[source];
-    const auto filters = static_cast<int64_t>(layer.bias.size());
+    const auto filters = static_cast<int64_t>(layer.output_channels());
     const int64_t channels = input_channels(layer);
-    const Channels constants = channels_of(number, part, sink);
-    trim(part, filters, channels, buffer);
+    trim(part, filters, channels);
     Taps taps{filters, part.kernel.height, part.kernel.width * channels, std::move(part.weights)};
-    if (taps.rows > 1 && buffer.row() == taps.run) {  // one run without a gap
+    if (taps.rows > 1 && part.kernel_row == taps.run) {  // one run without a gap
       taps.run *= taps.rows;
       taps.rows = 1;
     }
@@ -907,14 +960,14 @@ class Planner {
     auto* job = plan_->storage.make<Convolution>();
     job->source = part.source;
     job->target = part.target;
-    job->kernel_row = buffer.row();
+    job->kernel_row = part.kernel_row;
     job->kernel_rows = static_cast<int32_t>(taps.rows);
     job->quads = static_cast<int32_t>((taps.run + 3) / 4);
     job->planes = plane_count(taps.values);
     job->pairs = kernels_.quad_limit == 0 ||
                  (kernels_.quad_limit != INT32_MAX &&
                   (job->planes > 1 ||
-                   exceeds_quads(taps, largest_code(layer.inputs[0]), kernels_.quad_limit)));
+                   exceeds_quads(taps, part.largest_input, kernels_.quad_limit)));
     job->accumulators = sink.accumulators;
     job->in_order = sink.in_order;
     job->target_width = static_cast<int32_t>(part.size.width);
@@ -946,35 +999,95 @@ class Planner {
     job->blocks = packed;
     job->block_count = static_cast<int32_t>(blocks.size());
     job->rows_first = taps.rows * taps.run * taps.filters <= cached_weights;
-    use(source, job->source);
+    use(part.buffer, job->source);
     use(sink.buffer, job->target);
     const int64_t units = job->block_count * (job->one_pixel ? 1 : job->rows);
     add_step(kernels_.convolution, job, units, work, job->one_pixel != 0);
   }
 
-  void plan_depthwise_part(size_t number, const Part& part, const Sink& sink,
-                           std::vector<BlockShape> blocks) {
+  // The depthwise half gives digits, each of them a map and a row of the pointwise half's kernel.
+  // Digits of so few bits that weights times the base still fit 8 bits, where two suffice; or else
+  // of 8 bits, and planes of weights.
+  void plan_separable(size_t number, Part& part, const Sink& sink,
+                      const std::vector<BlockShape>& blocks) {
     const Layer& layer = program_.layers[number];
-    const size_t source = sources_[number];
-    const Buffer& buffer = buffers_[source];
+    const int64_t channels = input_channels(layer), filters = layer.filters;
+    const Shape map = accumulator_shape(layer, shape(layer.inputs[0]));
+    const auto sums = depthwise_sums(layer, proof_.tensors[layer.inputs[0]].high);
+    int64_t span = 0;
+    for (const Limits& sum : sums) span = std::max(span, sum.high - sum.low);
+    Sink middle{};
+    middle.digits = 1;
+    middle.digit_bits = 8 - layer.weights_bits;
+    if (span > 255) {
+      if (span >> middle.digit_bits > 255) middle.digit_bits = 8;
+      // Four digits are all of 32 bits.
+      while (middle.digits < 4 && span >> (middle.digit_bits * (middle.digits - 1)) > 255) {
+        middle.digits++;
+      }
+    }
+    middle.buffer = add_buffer({middle.digits * map.height, map.width, channels}, 1, 0);
+    middle.map = map_of(middle.buffer);
+    middle.digit_step = map.height * middle.map.row;
+    Channels lowest_at_0;
+    Part pointwise{middle.buffer, middle.digit_step, middle.map.pixel,
+                   span,          {middle.digits, 1}, middle.map,
+                   sink.map,      {map.height, map.width}, {}};
+    if (middle.digits > 1) {
+      pointwise.largest_input =
+          std::max(span >> middle.digit_bits, (int64_t{1} << middle.digit_bits) - 1);
+    }
+    std::vector<uint32_t> bias;
+    for (int64_t filter = 0; filter < filters; filter++) {
+      bias.push_back(own_bias(layer, static_cast<size_t>(filter)));
+      const auto weight = [&](int64_t channel) {
+        return int32_t{layer.pointwise[static_cast<size_t>(filter * channels + channel)]};
+      };
+      for (int64_t c = 0; c < channels; c++) {
+        const auto low = static_cast<uint32_t>(sums[static_cast<size_t>(c)].low);
+        bias.back() += static_cast<uint32_t>(weight(c)) * low;
+      }
+      for (int32_t digit = 0; digit < middle.digits; digit++) {
+        const int32_t base = int32_t{1} << (digit * middle.digit_bits);
+        for (int64_t c = 0; c < channels; c++) pointwise.weights.push_back(weight(c) * base);
+      }
+    }
+    for (const Limits& sum : sums) {
+      lowest_at_0.bias.push_back(static_cast<int32_t>(-static_cast<uint32_t>(sum.low)));
+    }
+    lowest_at_0.lowest.assign(sums.size(), 0);
+    lowest_at_0.highest.assign(sums.size(), 255);
+    plan_depthwise_part(number, Part{part.buffer, part.kernel_row, part.kernel_pixel,
+                                     part.largest_input, part.kernel, part.source, middle.map,
+                                     part.size, std::move(part.weights)},
+                        middle, split_channels(channels, lanes_, /*twos=*/false), lowest_at_0);
+    plan_dense_part(number, pointwise, sink, blocks,
+                    channels_of(number, {bias.begin(), bias.end()}, sink));
+  }
+
+  void plan_depthwise_part(size_t number, const Part& part, const Sink& sink,
+                           std::vector<BlockShape> blocks, const Channels& constants) {
+    const Layer& layer = program_.layers[number];
     const int64_t channels = input_channels(layer);
-    const Channels constants = channels_of(number, part, sink);
     auto* job = plan_->storage.make<Depthwise>();
     job->source = part.source;
     job->target = part.target;
-    job->kernel_row = buffer.row();
-    job->kernel_pixel = buffer.pixel();
+    job->kernel_row = part.kernel_row;
+    job->kernel_pixel = part.kernel_pixel;
     job->kernel_height = static_cast<int32_t>(part.kernel.height);
     job->kernel_width = static_cast<int32_t>(part.kernel.width);
     job->height = static_cast<int32_t>(part.size.height);
     job->width = static_cast<int32_t>(part.size.width);
-    job->strip = strip_of(part.size.height, buffer.row());
+    job->strip = strip_of(part.size.height, part.kernel_row);
     job->channels = static_cast<int32_t>(channels);
     job->accumulators = sink.accumulators;
     job->pairs = kernels_.quad_limit == 0 ||
                  (kernels_.quad_limit != INT32_MAX &&
-                  exceeds_quads(rows_of(part, channels), largest_code(layer.inputs[0]),
+                  exceeds_quads(rows_of(part, channels), part.largest_input,
                                 kernels_.quad_limit));
+    job->digits = sink.digits;
+    job->digit_bits = sink.digit_bits;
+    job->digit_step = sink.digit_step;
     const int64_t block = 4 * lanes_, period = std::lcm(channels, block);
     job->flat = !sink.accumulators && part.source.pixel == channels &&
                 part.target.pixel == channels && channels % block != 0 &&
@@ -1003,7 +1116,7 @@ class Planner {
     }
     job->blocks = packed;
     job->block_count = static_cast<int32_t>(blocks.size());
-    use(source, job->source);
+    use(part.buffer, job->source);
     use(sink.buffer, job->target);
     const int64_t outputs = part.size.height * part.size.width * channels;
     add_step(kernels_.depthwise, job, (part.size.height + job->strip - 1) / job->strip,
@@ -1046,6 +1159,7 @@ class Planner {
     job->target = map_of(view);
     fill_window(*job, layer, map, output);
     job->sum = layer.average;
+    job->accumulators = layer.output_bits == 32;
     if (table) {
       auto* values = storage.make<int16_t>(layer.table.size());
       for (size_t i = 0; i < layer.table.size(); i++) values[i] = layer.table[i];
@@ -1053,18 +1167,25 @@ class Planner {
     }
     const Bounds& bounds = proof_.layers[number];
     Channels constants;
-    constants.bias.resize(layer.bias.size());
-    std::vector<Limits> values;
+    constants.bias.resize(layer.output_channels());
     std::vector<ChannelRescale> to_table;
-    const std::vector<Limits> accumulators = accumulator_limits(number);
-    for (size_t f = 0; f < layer.bias.size(); f++) {
-      values.push_back({bounds.low[f], bounds.high[f]});
-      if (table) {
-        to_table.emplace_back(layer.to_table.multiplier[f], layer.to_table.shift[f],
-                              accumulators[f], Limits{-1024, 1023}, 0);
+    if (layer.generation == 1) {
+      for (size_t f = 0; layer.average && f < layer.output_channels(); f++) {
+        constants.bias[f] = static_cast<int32_t>(wide_bias(layer, f));
       }
+      if (!job->accumulators) constants.staircase = staircases(number);
+    } else {
+      std::vector<Limits> values;
+      const std::vector<Limits> accumulators = accumulator_limits(number);
+      for (size_t f = 0; f < layer.output_channels(); f++) {
+        values.push_back({bounds.low[f], bounds.high[f]});
+        if (table) {
+          to_table.emplace_back(layer.to_table.multiplier[f], layer.to_table.shift[f],
+                                accumulators[f], Limits{-1024, 1023}, 0);
+        }
+      }
+      constants.rescale = rescales(number, values);
     }
-    constants.rescale = rescales(number, values);
     std::tie(constants.lowest, constants.highest) = code_limits(number, /*activated=*/true);
     auto* packed = storage.make<Block>(blocks.size());
     int64_t wide = 0;
@@ -1075,7 +1196,7 @@ class Planner {
       fill_block(block, shape.vectors, channel, constants, offsets_[number + 1]);
       block.channels = shape.channels;
       block.source = wide;
-      block.target = shape.first;
+      block.target = job->accumulators ? wide : shape.first;
       if (table) {
         block.to_table = pack_rescaler(storage, shape.vectors, lanes_, 0, channel, to_table,
                                        constants.bias);

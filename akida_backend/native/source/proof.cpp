@@ -8,6 +8,7 @@ namespace akida_backend {
 namespace {
 
 constexpr int input_accumulator_bits = 32, inner_accumulator_bits = 28, final_bits = 32;
+constexpr int potential_bits = 32, summed_potential_bits = 20;
 
 int64_t largest(int bits) { return (int64_t{1} << (bits - 1)) - 1; }
 
@@ -60,7 +61,62 @@ void bound(const std::string& where, const char* what, size_t filter, double val
                 " may be beyond " + std::to_string(bits) + " bits\n  Compile the model again.");
 }
 
+// Smallest and largest potential per filter at one position, for inputs from 0 on.
+std::vector<Limits> potentials(const Layer& layer, int64_t highest_input) {
+  std::vector<Limits> all(layer.output_channels());
+  const bool separable = layer.kind == Kind::separable;
+  std::vector<Limits> inputs(1, {0, highest_input});
+  if (separable) inputs = depthwise_sums(layer, highest_input);
+  const Array<int8_t>& weights = separable ? layer.pointwise : layer.weights;
+  const size_t per_filter = weights.size() / all.size();
+  for (size_t i = 0; i < weights.size(); i++) {
+    const Limits& input = inputs[separable ? i % inputs.size() : 0];
+    Limits& sum = all[i / per_filter];
+    const int64_t weight = weights[i];
+    sum.low += std::min(weight * input.low, weight * input.high);
+    sum.high += std::max(weight * input.low, weight * input.high);
+  }
+  return all;
+}
+
+// Fills the bounds of a layer of Akida 1.0; what the layer gives.
+Limits prove_potentials(const std::string& where, const Layer& layer, const Shape& input,
+                        int64_t highest_input, Bounds& bounds) {
+  const int bits = layer.average ? summed_potential_bits : potential_bits;
+  const Shape shape = accumulator_shape(layer, input);
+  const int64_t area = layer.average ? shape.height * shape.width : 1;
+  Limits output{largest(62), -largest(62)};
+  size_t filter = 0;
+  for (auto [low, high] : potentials(layer, highest_input)) {
+    // A double has room for products beyond 64 bits.
+    bound(where, "the potential", filter,
+          static_cast<double>(std::max(-low, high)) * static_cast<double>(area), bits);
+    bounds.low.push_back(low * area);
+    bounds.high.push_back(high * area);
+    low = low * area - layer.threshold[filter];
+    high = high * area - layer.threshold[filter];
+    if (layer.output_bits == 32) {
+      const auto magnitude = static_cast<double>(std::max(-low, high));
+      bound(where, "the potential less its threshold", filter, magnitude, final_bits);
+    }
+    output = {std::min(output.low, low), std::max(output.high, high)};
+    filter++;
+  }
+  if (layer.output_bits == 32) return output;
+  return {0, (int64_t{1} << layer.output_bits) - 1};
+}
+
 }  // namespace
+
+std::vector<Limits> depthwise_sums(const Layer& layer, int64_t highest_input) {
+  std::vector<Limits> sums(static_cast<size_t>(layer.kernel_channels));
+  for (size_t i = 0; i < layer.weights.size(); i++) {
+    const int64_t product = layer.weights[i] * highest_input;
+    Limits& sum = sums[i % sums.size()];
+    (product < 0 ? sum.low : sum.high) += product;
+  }
+  return sums;
+}
 
 int64_t rescale(int64_t value, int multiplier, int shift, Limits limits) {
   const int right = std::max(-shift, 0);
@@ -82,6 +138,10 @@ Proof prove(const Program& program) {
     }
     const std::string where = "layer " + std::to_string(number);
     const Shape& input = program.tensors[layer.inputs[0]].shape;
+    if (layer.generation == 1) {
+      proof.tensors.push_back(prove_potentials(where, layer, input, a.high, bounds));
+      continue;
+    }
     const bool is_add = layer.kind == Kind::add;
     bounds.accumulator = worst_accumulators(layer, a, b);
     const int bits = is_add || layer.kind == Kind::input_convolution ? input_accumulator_bits

@@ -15,13 +15,13 @@ Array<T> stored(Simplified& simplified, const std::vector<T>& values) {
   return {memory.get(), values.size()};
 }
 
-// Whether the second half of every `channels` values repeats the first.
+// Whether the second half of every `channels` values repeats the first, times `sign`.
 template <class T>
-bool repeats(const Array<T>& values, size_t channels) {
+bool repeats(const Array<T>& values, size_t channels, int sign) {
   const size_t half = channels / 2;
   for (size_t first = 0; first < values.size(); first += channels) {
     for (size_t c = 0; c < half; c++) {
-      if (values[first + c] != values[first + half + c]) return false;
+      if (sign * values[first + c] != values[first + half + c]) return false;
     }
   }
   return true;
@@ -41,14 +41,22 @@ void join_parts(Simplified& simplified) {
   Tensor& input = program.tensors.front();
   if (input.parts != 2) return;
   const auto channels = static_cast<size_t>(input.shape.channels);
-  for (const Layer& layer : program.layers) {
-    if (layer.inputs[0] != 0 && layer.inputs[1] != 0) continue;
-    if (layer.kind != Kind::convolution && layer.kind != Kind::dense) return;
-    if (!repeats(layer.weights, channels) || !repeats(layer.input_shift, channels)) return;
-  }
+  if (program.recode.size() != 512) return;
+  const auto joins = [&](int sign) {
+    for (const Layer& layer : program.layers) {
+      if (layer.inputs[0] != 0 && layer.inputs[1] != 0) continue;
+      if (layer.kind != Kind::convolution && layer.kind != Kind::dense) return false;
+      if (!repeats(layer.weights, channels, sign) || !repeats(layer.input_shift, channels, 1)) {
+        return false;
+      }
+    }
+    return true;
+  };
+  const int sign = joins(1) ? 1 : -1;
+  if (sign < 0 && !joins(-1)) return;
   std::vector<int16_t> sums;
   for (size_t i = 0; i < 256; i++) {
-    sums.push_back(static_cast<int16_t>(program.recode[i] + program.recode[256 + i]));
+    sums.push_back(static_cast<int16_t>(program.recode[i] + sign * program.recode[256 + i]));
   }
   const auto [low, high] = std::minmax_element(sums.begin(), sums.end());
   if (std::max<int>(*high, 0) - std::min<int>(*low, 0) > 255) return;

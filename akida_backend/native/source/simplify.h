@@ -15,8 +15,9 @@ struct Simplified {
   std::vector<std::unique_ptr<uint8_t[]>> memory;  // of arrays that are not the program's own
 };
 
-// Two parts of an input that every reader multiplies by the same weights become their sum, whose
-// recode may leave the limits of the tensor's bits but spans at most 255; a convolution whose
+// Two parts of an input that every reader multiplies by the same weights become their sum, by
+// weights of opposite sign their difference: its recode may leave the limits of the tensor's bits
+// but spans at most 255. A convolution whose
 // filters read one channel each, their own, becomes a depthwise one.
 Simplified simplify(const Program& program);
 
