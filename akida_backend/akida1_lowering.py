@@ -395,7 +395,7 @@ def _potential_scale(result: QuantizedLayer) -> FloatArray:
     return scale
 
 
-def _int32(values: FloatArray) -> NDArray[np.int32]:
+def _int32(values: FloatArray | NDArray[np.int64]) -> NDArray[np.int32]:
     return np.clip(values, -INT32, INT32).astype(np.int32)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -89,12 +89,12 @@ class OriginalModel:
 
     Attributes:
         name: Of the runtime.
-        group: Samples the file takes at once.
+        group: Samples the file takes at once, None where they cannot be told apart.
         compute: Stored values of the shown tensors, from those of the inputs for one group.
     """
 
     name: str
-    group: int
+    group: int | None
     compute: Callable[[Values], Values]
 
     def run(self, values: Values) -> Values:
@@ -103,24 +103,29 @@ class OriginalModel:
         Raises:
             UnsupportedOperationError: The runtime fails.
         """
-        samples = len(next(iter(values.values()))) if values else 1
-        parts: list[Values] = []
         try:
-            for begin in range(0, samples, self.group):
-                part = {n: x[begin : begin + self.group] for n, x in values.items()}
-                parts.append(self._compute_group(part))
+            if self.group is None:
+                return self.compute(values)
+            samples = len(next(iter(values.values())))
+            parts = [
+                self.compute({n: _rows(x, begin, self.group) for n, x in values.items()})
+                for begin in range(0, samples, self.group)
+            ]
         except Exception as error:  # those of onnxruntime have no base class of their own
             raise UnsupportedOperationError(f"{self.name} does not run it\n  {error}") from error
-        return {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
+        return {n: np.concatenate([part[n] for part in parts])[:samples] for n in parts[0]}
 
-    def _compute_group(self, values: Values) -> Values:
-        """A last group that is not full is filled up with copies of its last sample."""
-        kept = len(next(iter(values.values()), ()))
-        missing = self.group - kept
-        if missing <= 0:
-            return self.compute(values)
-        full = {n: np.concatenate([x, np.repeat(x[-1:], missing, 0)]) for n, x in values.items()}
-        return {n: x[:kept] for n, x in self.compute(full).items()}
+
+def _rows(values: AnyArray, begin: int, count: int) -> AnyArray:
+    """Some samples; where too few are left, the last one several times."""
+    return values[np.minimum(np.arange(begin, begin + count), len(values) - 1)]
+
+
+def _group(graph: Graph, shapes: Iterable[Sequence[object]]) -> int | None:
+    """Samples at once of a file whose inputs have these shapes; not every one can be resized."""
+    if graph.batch is not None or not graph.inputs:
+        return None
+    return max((length for length, *_ in shapes if isinstance(length, int)), default=1)
 
 
 def open_model(runtime: OriginalRuntime, graph: Graph, wanted: Collection[str]) -> OriginalModel:
@@ -151,8 +156,7 @@ def _open_tflite(runtime: OriginalRuntime, graph: Graph, names: tuple[str, ...])
         num_threads=1,
     )
     interpreter.allocate_tensors()
-    # Not every model can be resized.
-    groups = [int(entry["shape"][0]) for entry in interpreter.get_input_details()]
+    shapes = [entry["shape"].tolist() for entry in interpreter.get_input_details()]
 
     def compute(values: Values) -> Values:
         for name in graph.inputs:
@@ -160,7 +164,7 @@ def _open_tflite(runtime: OriginalRuntime, graph: Graph, names: tuple[str, ...])
         interpreter.invoke()
         return {name: interpreter.get_tensor(numbers[name]) for name in names}
 
-    return OriginalModel(runtime.name, max(groups, default=1), compute)
+    return OriginalModel(runtime.name, _group(graph, shapes), compute)
 
 
 def _open_onnx(runtime: OriginalRuntime, graph: Graph, names: tuple[str, ...]) -> OriginalModel:
@@ -194,8 +198,7 @@ def _open_onnx(runtime: OriginalRuntime, graph: Graph, names: tuple[str, ...]) -
     session = module.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    lengths = [entry.shape[0] for entry in session.get_inputs() if entry.shape]
-    groups = [length for length in lengths if isinstance(length, int)]
+    shapes = [entry.shape for entry in session.get_inputs()]
 
     def compute(values: Values) -> Values:
         results = session.run(
@@ -206,4 +209,4 @@ def _open_onnx(runtime: OriginalRuntime, graph: Graph, names: tuple[str, ...]) -
             for (name, form), result in zip(shown.items(), results, strict=True)
         }
 
-    return OriginalModel(runtime.name, max(groups, default=1), compute)
+    return OriginalModel(runtime.name, _group(graph, shapes), compute)

@@ -40,9 +40,11 @@ def absorb(op: Minimum, candidate: Candidate, context: PlacementContext) -> Matc
         or not all(same_codes(tensors[2], tensor) for tensor in tensors)
     ):
         return None
-    ((code,), quantization) = (np.ravel(bounds[0].data), bounds[0].quantization)
+    (bounded,) = bounds
+    assert bounded.data is not None
+    quantization = bounded.quantization
     assert quantization is not None
-    bound = (int(code) - quantization.single_zero_point) * quantization.single_scale
+    bound = (int(bounded.data.item()) - quantization.single_zero_point) * quantization.single_scale
     low, high = candidate.clamp
     if candidate.average is not None or bound < max(low, 0.0):
         return None

@@ -8,10 +8,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from compiling import layers
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx_models import OnnxBuilder, feeds_of
 
+from akida_backend.akida_arithmetic import Integers
 from akida_backend.compiler import compile as compile_model
 from akida_backend.errors import InputError
 from akida_backend.execute import run_source
@@ -40,7 +40,7 @@ class FewBits(OnnxBuilder):
         return self.quant(self.input(("N", 3, 8, 8)), scale, 8, signed=False)
 
     def conv(
-        self, x: str, weights: NDArray[np.int64], scale: float, bits: int, *, signed: bool = True
+        self, x: str, weights: Integers, scale: float, bits: int, *, signed: bool = True
     ) -> str:
         filters, _, kernel, _ = weights.shape
         real = self.quant(self.constant(weights * scale), scale, bits, signed=signed)
@@ -51,7 +51,7 @@ class FewBits(OnnxBuilder):
 SPREAD = 3  # values found in an output that show it is no constant
 
 
-def random_weights(seed: int, shape: tuple[int, ...], bits: int, *, signed: bool) -> AnyArray:
+def random_weights(seed: int, shape: tuple[int, ...], bits: int, *, signed: bool) -> Integers:
     low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if signed else (0, 1 << bits)
     return np.random.default_rng(seed).integers(low, high, shape)
 
@@ -83,14 +83,14 @@ def images(graph: Graph, seed: int = 0) -> dict[str, AnyArray]:
 
 def device_and_source(
     plan: Plan, feeds: dict[str, AnyArray]
-) -> list[tuple[Akida1Layer, AnyArray, AnyArray]]:
+) -> list[tuple[Akida1Layer, Integers, Integers]]:
     """Output codes of all layers with activation, on the device and in the source."""
     (program,) = plan.programs
     names = [layer.output for layer in program.layers[:-1]]
     graph = plan.legalised
     source = run_source(graph, feeds, tensors=[*names, program.input.tensor])
     found = run_layers(program, encode_input(program, source[program.input.tensor]))
-    pairs = []
+    pairs: list[tuple[Akida1Layer, Integers, Integers]] = []
     for layer in program.layers[:-1]:
         assert isinstance(layer, Akida1Layer)
         quantization = graph.tensors[layer.output].quantization

@@ -138,7 +138,7 @@ def test_weights_get_the_most_bits_a_device_allows(device: str, bits: int) -> No
     x = b.conv2d(b.input(12, 12, 3), 4, activation=RELU)
     x = b.fully_connected(b.flatten(b.conv2d(x, 4, activation=RELU)), 5)
     plan = placed(b.build(x), device)
-    inner = [layer for layer in layers(plan) if not isinstance(layer, InputConvolutional)]
+    inner = [layer for layer in layers(plan) if isinstance(layer, Convolutional | FullyConnected)]
     dense = [] if bits == 2 else [FullyConnected]  # its inputs have 4 bits, 2 are allowed there
     assert [type(layer) for layer in inner] == [Convolutional, *dense]
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1

@@ -218,15 +218,37 @@ def test_writes_an_onnx_file_that_equals_the_original(tmp_path: Path) -> None:
     np.testing.assert_array_equal(expected, found)
 
 
+def test_writes_a_turned_model_that_akida1_takes(tmp_path: Path) -> None:
+    b = GraphBuilder(9)
+    x = b.conv2d(b.input(12, 300, 3), 4, stride=3, activation=Activation.RELU)
+    x = b.conv2d(x, 4, kernel=3, stride=2)
+    graph = b.build(b.fully_connected(b.flatten(x), 3))
+    fitted = create_from_model(graph, "akd1000")
+    assert fitted.applied[0].rewrites == ("swap-axes",)
+    fitted.save(tmp_path / "turned.tflite")
+    plan = compile_model(tmp_path / "turned.tflite", "akd1000", allow_uncalibrated=True)
+    assert plan.macs_on_device == plan.macs
+    assert all(row.rewrites == () for row in plan.placement)
+
+
 def test_a_model_that_differs_is_not_written(tmp_path: Path) -> None:
     graph = networks.classifier()
     first = graph.operations[0]
     name = first.inputs[2]  # the bias
-    moved = dataclasses.replace(graph.tensors[name], data=graph.constant(name) + 5000)  # type: ignore[operator]
+    moved = dataclasses.replace(graph.tensors[name], data=graph.constant(name) + 5000)
     wrong = dataclasses.replace(graph, tensors={**graph.tensors, name: moved})
     path = tmp_path / "wrong.tflite"
     with pytest.raises(InputError, match=r"not written: output .* differs"):
         write_proven(wrong, graph, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_format_cannot_say_is_not_written(tmp_path: Path) -> None:
+    b = GraphBuilder(1)
+    graph = b.build(b.opaque(b.conv2d(b.input(6, 6, 4), 4), shape=(None, 4)))
+    fitted = create_from_model(dataclasses.replace(graph, format="onnx"), "akida2")
+    with pytest.raises(InputError, match=r"not written: .* has no ONNX form"):
+        fitted.save(tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -191,6 +191,18 @@ def test_so_does_a_tflite_file_of_a_fixed_batch(batch: int) -> None:
     assert report["results"][-1]["identical"]
 
 
+def test_samples_that_cannot_be_told_apart_stay_together() -> None:
+    require("ort")
+    require("litert-ref")
+    b = GraphBuilder(1, batch=2, name="mixed")
+    graph = b.build(b.transpose(b.input(3, name="x"), 1, 0))
+    feeds = networks.codes(graph, 2)
+    for content, name in ((write_onnx(graph), "ort"), (write_tflite(graph), "litert-ref")):
+        assert load(content).batch == 2
+        rows = compare(content, feeds, runtimes=[name])["results"]
+        assert (rows[-1]["name"], rows[-1]["identical"]) == (name, True)
+
+
 def test_what_onnxruntime_does_not_load_is_an_error_with_its_words() -> None:
     require("ort")
     onnx = pytest.importorskip("onnx")

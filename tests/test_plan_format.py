@@ -50,7 +50,7 @@ from builders import GraphBuilder
 
 DOCUMENT_AT = 72
 # Changes whenever a class that a plan file holds changes: then raise FORMAT_VERSION as well.
-FORM_OF_VERSION_1 = "5a98d5a1f9582adc"
+FORM_OF_VERSION_1 = "f9023c22c8d9a2a6"
 
 
 def built(graph: Graph, **options: Any) -> Plan:  # noqa: ANN401

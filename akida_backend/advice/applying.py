@@ -88,7 +88,10 @@ def write_proven(changed: Graph, original: Graph, path: str | os.PathLike[str]) 
             f"{name}: the original is a {wanted} file, and only in its arithmetic can the written "
             f"model equal it\n  Give a name that ends in {wanted}."
         )
-    content = write_tflite(changed) if original.format == "tflite" else write_onnx(changed)
+    try:
+        content = write_tflite(changed) if original.format == "tflite" else write_onnx(changed)
+    except InputError as error:
+        raise InputError(f"{name}: not written: {error}") from error
     _prove(load(content, name=name), original, name)
     with replacing(Path(name)) as file:
         file.write(content)

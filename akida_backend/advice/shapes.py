@@ -22,15 +22,23 @@ from akida_backend.graph import (
     DepthwiseConv2D,
     DType,
     FullyConnected,
+    Gather,
     Graph,
     MaxPool2D,
+    Opaque,
     Operation,
+    Pack,
     Pads,
+    Prelu,
     Quantization,
     Reshape,
     Shape,
+    ShapeOf,
     Size2D,
+    Split,
+    StridedSlice,
     Tensor,
+    Unpack,
 )
 from akida_backend.graph_check import graph_problems
 from akida_backend.importers.shape_inference import InconsistentShapesError, output_shapes
@@ -39,8 +47,8 @@ from akida_backend.program import same_pads
 
 Tensors = dict[str, Tensor]
 NumberT = TypeVar("NumberT", np.float32, np.int64)
-# These follow their input, whatever its shape; others only where it keeps its shape.
-_FIXED_FORMS = ("Pack", "Unpack", "Split", "StridedSlice", "Gather", "ShapeOf", "Opaque", "Prelu")
+# These have no form for an input of another shape; others follow it.
+_FIXED_FORMS = (Pack, Unpack, Split, StridedSlice, Gather, ShapeOf, Opaque, Prelu)
 
 
 def settled(changed: Graph, original: Graph) -> Graph | None:
@@ -98,7 +106,7 @@ def _fitted(op: Operation, original: Graph, tensors: Tensors) -> Operation | Non
         case Add() | Concatenation():
             return op  # the shapes say whether they still fit
         case _:
-            return None if type(op).__name__ in _FIXED_FORMS else op
+            return None if isinstance(op, _FIXED_FORMS) else op
 
 
 def _channels(tensor: Tensor) -> int:

@@ -148,7 +148,8 @@ def _advise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", metavar="FILE", help="file for --apply, in the format of the model"
     )
-    _options(parser, without=("allow_uncalibrated",))
+    without = ("emulation", "threads", "host", "fallback", "allow_uncalibrated")
+    _options(parser, without=without)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:

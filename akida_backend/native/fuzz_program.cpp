@@ -36,6 +36,8 @@ constexpr size_t output_bits_at = 13, activation_at = 14, padding_at = 15, avera
 constexpr size_t pool_at = 17, stride_at = 20, pool_size_at = 28, pool_stride_at = 36;
 constexpr size_t axes_at = 44, name_at = 72, weights_at = 80, table_at = 152;
 constexpr size_t input_shift_at = 160, padding_value_at = 168;
+constexpr size_t threshold_at = 88, step_at = 96, step_shift_at = 104, pointwise_at = 112;
+constexpr uint32_t first_akida1_kind = 9;
 
 // What a run may cost, so that the fuzzer sees many of them.
 constexpr int64_t most_arena = 8 << 20, most_work = 1 << 18, most_values = 1 << 20;
@@ -85,8 +87,14 @@ struct Item {
   size_t reference, align, bytes;
 };
 
+// Bytes of an element of a layer's array.
+size_t element_bytes(uint32_t kind, size_t reference) {
+  if (reference == table_at) return 2;
+  return kind >= first_akida1_kind && (reference == threshold_at || reference == step_at) ? 4 : 1;
+}
+
 // All that a program of so many layers has, in the order of the heap.
-std::vector<Item> items_of(size_t layers) {
+std::vector<Item> items_of(const Bytes& bytes, size_t layers) {
   std::vector<Item> items{{header, 1, 1},           {header + 8, 1, 1},
                           {header + 24, 1, 1},      {input_shape_at, 64, 4},
                           {recode_at, 64, 2},       {header + 56, 1, 1},
@@ -100,7 +108,7 @@ std::vector<Item> items_of(size_t layers) {
     const size_t at = first_tensor + (layers + 1) * tensor_bytes + k * layer_bytes;
     items.push_back({at + name_at, 1, 1});
     for (size_t reference = weights_at; reference < layer_bytes; reference += 8) {
-      items.push_back({at + reference, 64, reference == table_at ? size_t{2} : size_t{1}});
+      items.push_back({at + reference, 64, element_bytes(word(bytes, at), reference)});
     }
   }
   return items;
@@ -140,7 +148,7 @@ bool take_apart(const Bytes& bytes, Pieces& pieces) {
   const size_t end = first_tensor + (layers + 1) * tensor_bytes + layers * layer_bytes;
   if (bytes.size() < end) return false;
   pieces.records.assign(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(end));
-  pieces.items = items_of(layers);
+  pieces.items = items_of(bytes, layers);
   for (const Item& item : pieces.items) {
     const uint64_t from = word(bytes, item.reference);
     const uint64_t size = uint64_t{word(bytes, item.reference + 4)} * item.bytes;
@@ -192,6 +200,23 @@ void fit_port(Pieces& pieces, size_t reference, size_t tensor, size_t most) {
   set_word(sides, 4, static_cast<uint64_t>(shape.values()) / parts);
 }
 
+// The arrays of a layer of Akida 1.0 in place of bias, rescale and activation.
+void fit_akida1(Pieces& pieces, size_t at, const Layer& layer, int64_t channels, size_t most) {
+  const auto filters = static_cast<uint64_t>(layer.filters);
+  pieces.resize(at + threshold_at, filters, 4, most);
+  for (const size_t reference : {step_at, step_shift_at}) {
+    if (pieces.records[at + activation_at] == 4) {
+      pieces.resize(at + reference, filters, element_bytes(first_akida1_kind, reference), most);
+    } else {
+      pieces.content(at + reference).clear();
+    }
+  }
+  if (layer.kind == Kind::separable) {
+    pieces.resize(at + pointwise_at, filters * static_cast<uint64_t>(channels), 1, most);
+  }
+  if (layer.kind == Kind::input_convolution) pieces.resize(at + padding_value_at, 1, 1, most);
+}
+
 // Sizes that follow from others: of weights, of arrays per filter, of outputs, of ports.
 void fit(Pieces& pieces, size_t most) {
   const size_t layers = pieces.layers();
@@ -203,15 +228,21 @@ void fit(Pieces& pieces, size_t most) {
     const Shape input = shape_at(records, pieces.tensor(first));
     if (input.height > 65535 || input.width > 65535 || input.channels > 65535) return;
     Layer layer{};
-    layer.kind = static_cast<Kind>(word(records, at));
+    const uint32_t kind = word(records, at);
+    if (kind < 1 || kind > 12) return;
+    constexpr Kind akida1_kinds[] = {Kind::input_convolution, Kind::convolution, Kind::separable,
+                                     Kind::dense};
+    const bool akida1 = kind >= first_akida1_kind;
+    layer.kind = akida1 ? akida1_kinds[kind - first_akida1_kind] : static_cast<Kind>(kind);
+    const bool depthwise = layer.is_depthwise() || layer.kind == Kind::separable;
     Shape shape = input;
     if (layer.kind == Kind::concatenate) {
       if (second > k) return;
       shape.channels += shape_at(records, pieces.tensor(second)).channels;
-    } else if (layer.is_convolution() && static_cast<uint32_t>(layer.kind) >= 1) {
+    } else if (layer.is_convolution()) {
       set_word(records, at + axes_at + 12,
                static_cast<uint64_t>(layer.kind == Kind::dense ? input.values() : input.channels));
-      if (layer.is_depthwise()) set_word(records, at + axes_at, 1);
+      if (depthwise) set_word(records, at + axes_at, 1);
       uint64_t weights = 1;
       for (size_t axis = 0; axis < 4; axis++) {
         weights *= std::min(word(records, at + axes_at + 4 * axis), 1u << 14);
@@ -221,12 +252,16 @@ void fit(Pieces& pieces, size_t most) {
       layer.kernel = {word(records, at + axes_at + 4), word(records, at + axes_at + 8)};
       layer.stride = {word(records, at + stride_at), word(records, at + stride_at + 4)};
       layer.padding = static_cast<Padding>(records[at + padding_at]);
-      if (layer.kind <= Kind::depthwise && (layer.stride.height < 1 || layer.stride.width < 1)) {
-        return;
+      const bool spatial = layer.kind <= Kind::depthwise || layer.kind == Kind::separable;
+      if (spatial && (layer.stride.height < 1 || layer.stride.width < 1)) return;
+      if (layer.kind == Kind::separable) {
+        const auto count = static_cast<int64_t>(pieces.content(at + pointwise_at).size());
+        layer.filters = std::max<int64_t>(count / std::max<int64_t>(input.channels, 1), 1);
       }
       shape = accumulator_shape(layer, input);
       const auto filters = static_cast<uint64_t>(shape.channels);
-      for (size_t reference = weights_at + 8; reference < table_at; reference += 8) {
+      if (akida1) fit_akida1(pieces, at, layer, input.channels, most);
+      for (size_t reference = weights_at + 8; !akida1 && reference < table_at; reference += 8) {
         const bool optional = reference >= weights_at + 40;
         if (optional && pieces.content(at + reference).empty()) continue;
         pieces.resize(at + reference, filters, 1, most);
@@ -234,7 +269,7 @@ void fit(Pieces& pieces, size_t most) {
       if (!pieces.content(at + input_shift_at).empty()) {
         pieces.resize(at + input_shift_at, word(records, at + axes_at + 12), 1, most);
       }
-      if (layer.kind == Kind::input_convolution) {
+      if (!akida1 && layer.kind == Kind::input_convolution) {
         pieces.resize(at + padding_value_at, static_cast<uint64_t>(input.channels), 1, most);
       }
       const uint8_t pool = records[at + pool_at];
@@ -252,7 +287,7 @@ void fit(Pieces& pieces, size_t most) {
     const uint8_t bits = records[at + output_bits_at];
     if (layer.kind != Kind::concatenate) {
       records[output + tensor_bits_at] = bits;
-      records[output + tensor_bits_at + 1] = bits != 4;
+      records[output + tensor_bits_at + 1] = akida1 ? bits == 32 : bits != 4;
     }
     pieces.resize(output + tensor_scale_at, 1, 8, most);
   }
@@ -296,7 +331,9 @@ void change_number(Pieces& pieces, std::mt19937& random) {
       set_word(records, layer + pick(60, 64, 68), random() % 40 - 33);
       break;
     case 6:
-      set_word(records, layer, 1 + random() % 8);
+      set_word(records, layer,
+               word(records, layer) >= first_akida1_kind ? first_akida1_kind + random() % 4
+                                                         : 1 + random() % 8);
       break;
     default:
       set_word(records, header + pick(40, 72, 76, 80, 84), small);

@@ -61,6 +61,13 @@ def test_apply_writes_a_proven_model_and_lists_what_it_left(
     assert len(load(out).operations) > len(load(stem).operations)
 
 
+def test_markdown_has_one_table_of_changes(stem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", stem, "--device", "akd1000", "--format", "markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("| op |") for line in lines) == 1
+    assert any(line.startswith("## akd1000") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -302,14 +302,14 @@ def test_very_wide_filters_are_chosen_without_their_covariance(
     """Its size is the square of the inputs; without it the error stays that of four bits."""
     layers, inputs, code = image_chain(12)
     shapes: list[tuple[int, ...]] = []
+    damped = weights_module._damped
+
+    def seen(covariance: Reals, share: float) -> Reals:
+        shapes.append(covariance.shape)
+        return damped(covariance, share)
+
     monkeypatch.setattr(weights_module, "WIDEST", 3)
-    monkeypatch.setattr(
-        weights_module,
-        "_damped",
-        lambda covariance, share, original=weights_module._damped: (
-            shapes.append(covariance.shape) or original(covariance, share)
-        ),
-    )
+    monkeypatch.setattr(weights_module, "_damped", seen)
     diagonal = quantize_chain(layers, inputs, inputs[0], code)
     assert {len(shape) for shape in shapes} == {2}
     assert diagonal.errors[-1] < 0.1

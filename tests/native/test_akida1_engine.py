@@ -84,7 +84,7 @@ def convolutions() -> Program:
 
 def large_maps() -> Program:
     """More memory than a cache holds: tensors take the places of earlier ones, borders too."""
-    chain = Akida1Chain(3).image(160, 150)
+    chain = Akida1Chain(3).image(120, 110)
     chain.stem(24)
     chain.separable(40, 3, 2)
     chain.separable(40, 5)
