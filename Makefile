@@ -99,7 +99,8 @@ $(addsuffix /installed,$(MATRIX)): .venv-ort-%/installed: .venv/made pyproject.t
 $(addprefix test-,$(MATRIX)): test-%: %/installed .venv/installed-test
 	$(call stage,provider tests in $*,library=$$(.venv/bin/python -c "from akida_backend import \
 		onnxruntime; print(onnxruntime.library_path())") && PYTHONPATH=. \
-		AKIDA_BACKEND_LIBRARY=$$library $*/bin/python -m pytest -q tests/onnxruntime_provider)
+		AKIDA_BACKEND_LIBRARY=$$library $*/bin/python -m pytest -q tests/onnxruntime_provider \
+		tests/test_four_doors.py tests/test_original_runtimes.py)
 
 test-matrix: $(addprefix test-,$(MATRIX))
 

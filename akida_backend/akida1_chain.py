@@ -325,11 +325,14 @@ def data_free_chain(links: Sequence[Link], entry: Entry, graph: Graph) -> Quanti
             axes = (0, 1, 2) if real.depthwise else (1, 2, 3)
             most = (1 << (real.weight_bits - 1)) - 1
             step = np.maximum(np.abs(wanted).max(axis=axes), TINY) / most
+            if real.grid is not None and np.ptp(scale) == 0:
+                step = np.broadcast_to(real.grid * scale[0], step.shape)
             along = step if real.depthwise else step[:, None, None, None]
             weights = np.rint(wanted / along).astype(np.int8)
             area = math.prod(link.averaged_map(graph)) if real.average else 1
             bound = math.inf if real.bound is None else real.bound
-            output_scale = np.full(len(step), bound / highest) if real.activated else None
+            height = bound / highest if real.level is None else real.level
+            output_scale = np.full(len(step), height) if real.activated else None
             layers.append(QuantizedLayer(weights, step / area, real.bias, output_scale))
             scale = step if output_scale is None else output_scale
     return QuantizedChain(input_scale, tuple(layers), (), ())

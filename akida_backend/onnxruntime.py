@@ -51,6 +51,7 @@ from akida_backend.options import Calibration, Options
 from akida_backend.plan import Plan
 from akida_backend.policy import logger
 from akida_backend.reference import run_operations
+from akida_backend.sealed_bytes import PLAN_MAGIC
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtEpDevice, SessionOptions
@@ -173,6 +174,11 @@ def create_session(
         except Exception as problem:
             if request.error is not None:
                 raise request.error from None
+            if f"{PROVIDER} has already been registered" in str(problem):
+                raise InputError(
+                    "sess_options: they serve another session with this provider already\n"
+                    "  Make onnxruntime.SessionOptions anew for each session."
+                ) from problem
             _check_file(model, problem)
             raise
     if request.error is not None:
@@ -248,6 +254,11 @@ def _check_file(model: str | os.PathLike[str] | bytes, problem: Exception) -> No
         raise InputError(
             f"{label}: is a TFLite model, which onnxruntime does not run\n"
             "  Use akida_backend.tflite.load_delegate with LiteRT or tflite-runtime."
+        ) from problem
+    if content.startswith(PLAN_MAGIC):
+        raise InputError(
+            f"{label}: is a saved plan, which onnxruntime does not run\n"
+            "  Use akida_backend.InferenceSession, or save the plan as .onnx."
         ) from problem
     try:
         parse(content, label)

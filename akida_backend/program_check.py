@@ -491,6 +491,14 @@ def _check_layer(
         _check_output_bits(where, layer, output.code, is_last=is_last)
     expected = output_size(layer, *(tensor.shape for tensor in inputs))
     _require(min(expected) >= 1, where, "output", f"a window is larger than its map: {expected}")
+    if not isinstance(layer, Add | Concatenate):
+        sums = accumulator_size(layer, inputs[0].shape)
+        _require(
+            math.prod(sums) <= MAX_VALUES,
+            where,
+            "weights",
+            f"needs at most {MAX_VALUES} accumulators, found {sums}",
+        )
     _require(
         output.shape == expected,
         where,

@@ -276,20 +276,26 @@ def _summary(plan: Plan) -> list[Block]:
 def model_lines(plan: Plan) -> tuple[str, ...]:
     """What the model is, first of all whether it is an INT8 model."""
     graph = plan.graph
-    what = quantization_kind(plan.placement)
+    what = quantization_kind(plan)
     known = f"{graph.name}: {graph.format} model, {what}, {len(plan.placement)} operations"
     return (known, f"  sha256 {graph.sha256}")
 
 
-def quantization_kind(rows: Sequence[PlacedOperation]) -> str:
+def quantization_kind(plan: Plan) -> str:
     """``INT8``, or how much of it is not."""
-    working = [row for row in rows if row.macs] or list(rows)
+    computed = [tensor for tensor in plan.graph.tensors.values() if not tensor.is_constant]
+    no_codes = not any(tensor.is_quantized for tensor in computed)
+    if no_codes and any(tensor.dtype.is_float for tensor in computed):
+        return "NOT INT8 (it computes in float)"
+    multiplying = [row for row in plan.placement if row.macs]
+    working = multiplying or list(plan.placement)
     loose = [row for row in working if any(r.code == NOT_QUANTIZED for r in row.reasons)]
     if not loose:
         return "INT8"
     if len(loose) == len(working):
         return "NOT INT8 (it computes in float)"
-    return f"NOT INT8 in part ({len(loose)} of {len(working)} operations with MACs are float)"
+    kind = "operations with MACs" if multiplying else "operations"
+    return f"NOT INT8 in part ({len(loose)} of {len(working)} {kind} are float)"
 
 
 def tensor_lines(graph: Graph) -> list[str]:
@@ -312,7 +318,7 @@ def describe(tensor: Tensor) -> str:
 
 def quantize_hint(plan: Plan) -> list[Block]:
     """Commands that would make an INT8 model of a float one."""
-    if quantization_kind(plan.placement) == "INT8":
+    if quantization_kind(plan) == "INT8":
         return []
     if plan.graph.format != "tflite":
         return [Lines(("Akida computes with integers only: export the model quantized to INT8.",))]

@@ -32,7 +32,8 @@ NOMINAL_BATCH: Final = 1  # stands for a batch the file leaves open, while impor
 
 _FIXED_SIZES: Final = (
     "Export the model with fixed input sizes, or load it with lengths for its named axes, "
-    "load(path, dimensions={'height': 96}); only the batch may stay open."
+    "load(path, dimensions={'height': 96}), in an onnxruntime session "
+    "sess_options.add_free_dimension_override_by_name('height', 96); only the batch may stay open."
 )
 
 

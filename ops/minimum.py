@@ -16,7 +16,13 @@ from typing import Final
 import numpy as np
 
 from akida_backend.arithmetic import same_codes, through_reals
-from akida_backend.candidate import Candidate, Match, PlacementContext, is_akida1
+from akida_backend.candidate import (
+    AKIDA1_CONVOLUTIONS,
+    Candidate,
+    Match,
+    PlacementContext,
+    is_akida1,
+)
 from akida_backend.graph import AnyArray, Arithmetic, Minimum
 from akida_backend.reference import Environment
 from akida_backend.spec import OpSpec
@@ -56,4 +62,10 @@ def absorb(op: Minimum, candidate: Candidate, context: PlacementContext) -> Matc
     )
 
 
-SPEC: Final = OpSpec(op_type=Minimum, reference=reference, absorb=absorb)
+SPEC: Final = OpSpec(
+    op_type=Minimum,
+    reference=reference,
+    absorb=absorb,
+    layers=AKIDA1_CONVOLUTIONS,
+    placement="On Akida 1.0 the highest code of the layer in front, where it is a constant.",
+)

@@ -65,6 +65,26 @@ def beginning_with_conv(code: Code) -> Program:
     return dataclasses.replace(program, layers=program.layers[1:], tensors=tensors, input=source)
 
 
+def many_accumulators() -> Program:
+    """A map of the largest size, and two filters whose sums take one number each."""
+    program = beginning_with_conv(levels(4))
+    tensors = {
+        "stem.out": tensor("stem.out", (16384, 16384, 1), levels(4)),
+        "conv.out": tensor("conv.out", (1, 1, 2), levels(4)),
+    }
+    (conv,) = (layer for layer in program.layers if isinstance(layer, Convolutional))
+    only = dataclasses.replace(
+        conv,
+        weights=np.zeros((2, 1, 1, 1), np.int8),
+        threshold=thresholds(2),
+        activation=steps(2),
+        output_bits=4,
+        global_average=True,
+    )
+    sink = dataclasses.replace(program.output, device="conv.out")
+    return dataclasses.replace(program, layers=(only,), tensors=tensors, output=sink)
+
+
 def large_sums() -> Program:
     """Global average pooling whose sum may exceed 20 bits."""
     program = with_layer(
@@ -198,6 +218,10 @@ AKIDA1_MALFORMED: dict[str, tuple[Callable[[], Program], str]] = {
     "akida1-window-larger-than-the-map": (
         lambda: with_layer("stem", weights=np.ones((4, 9, 3, 3), np.int8)),
         stem("output", r"a window is larger than its map: \(0, 3, 4\)"),
+    ),
+    "akida1-accumulators": (
+        many_accumulators,
+        conv("weights", r"needs at most 268435456 accumulators, found \(16384, 16384, 2\)"),
     ),
     "akida1-threshold": (
         lambda: with_layer("conv", threshold=thresholds(5)),

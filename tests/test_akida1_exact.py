@@ -264,12 +264,13 @@ def test_int4_weights_behind_8_bit_activations_stay_but_want_calibration() -> No
     graph = tflite(few_codes=False)
     with pytest.raises(InputError, match="without calibration inputs"):
         exact(graph)
-    plan = compile_model(graph, "akd1000", calibration=random_inputs(graph, 32, 1))
-    for layer, wanted in zip(layers(plan), stored_weights(graph), strict=True):
-        assert isinstance(layer, Akida1Layer)
-        np.testing.assert_array_equal(layer.weights, wanted)
-    note = [n for s in plan.segments if isinstance(s, DeviceSegment) for n in s.weight_notes]
-    assert note == []
+    for options in ({"calibration": random_inputs(graph, 32, 1)}, {"allow_uncalibrated": True}):
+        plan = compile_model(graph, "akd1000", **options)
+        for layer, wanted in zip(layers(plan), stored_weights(graph), strict=True):
+            assert isinstance(layer, Akida1Layer)
+            np.testing.assert_array_equal(layer.weights, wanted)
+        notes = [n for s in plan.segments if isinstance(s, DeviceSegment) for n in s.weight_notes]
+        assert notes == []
 
 
 def test_the_input_of_a_segment_keeps_its_four_bits() -> None:

@@ -341,8 +341,7 @@ def test_weights_are_said_to_be_requantized() -> None:
     x = b.conv2d(b.input(12, 12, 3), 4, activation=RELU)
     plan = placed(b.build(b.conv2d(x, 6, activation=RELU)))
     (segment,) = (s for s in plan.segments if isinstance(s, DeviceSegment))
-    assert [(note.filters, "re-quantized to" in note.reason) for note in segment.weight_notes] == [
-        (4, True),
-        (6, True),
-    ]
+    # The input layer has 8 bits, as the source does.
+    (note,) = segment.weight_notes
+    assert (note.filters, "re-quantized to 4 bits" in note.reason) == (6, True)
     assert random_inputs(plan.graph, 1)

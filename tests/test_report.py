@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import networks
+import numpy as np
 import pytest
+from onnx_models import OnnxBuilder
 
 from akida_backend import report as reports
 from akida_backend.compiler import compile as compile_model
@@ -132,6 +134,17 @@ def test_a_float_model_is_named_so_first_with_a_command() -> None:
     command = next(line for line in lines if "akida_backend.quantize" in line)
     assert command.startswith("    python -m akida_backend.quantize 'my model.tflite' --data ")
     assert lines.index(command) < lines.index(next(line for line in lines if "Device:" in line))
+
+
+def test_a_float_onnx_model_is_named_so_too() -> None:
+    """Its operators are opaque, and what is opaque has no MACs to count."""
+    b = OnnxBuilder()
+    weights = b.constant(np.ones((4, 4, 3, 3)))
+    b.output(b.node("Relu", b.node("Conv", b.input(["N", 4, 6, 6]), weights)))
+    content = b.model().SerializeToString()
+    first, *lines = compile_model(load(content)).report().splitlines()
+    assert first == "model: onnx model, NOT INT8 (it computes in float), 2 operations"
+    assert "Akida computes with integers only: export the model quantized to INT8." in lines
 
 
 def test_weights_that_are_integers_in_a_float_model_are_no_reason_to_quantize_it(

@@ -15,7 +15,7 @@ RANGES: Final = np.linspace(0.3, 1.0, 29)
 MOST_VALUES: Final = 6_000  # per channel, that a range is searched on
 # Exponents of the scale per channel. 1: every channel fills its codes; 0: all have one scale. In
 # between is cross-layer equalisation, because the weights behind take the scales up.
-EVENNESS: Final = (1.0, 0.5, 0.0)
+EVENNESS: Final = (1.0, 0.75, 0.5, 0.25, 0.0)
 ONE_SCALE: Final = (0.0,)
 
 

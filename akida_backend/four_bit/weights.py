@@ -23,13 +23,13 @@ from akida_backend.four_bit.rows import Rows
 
 STEPS: Final = ("clipping", "bias correction", "refitting", "adaptive rounding")
 
-# Weights of the source's weights in the regression, to choose from, and damping of the rounding,
-# over the mean diagonal of the inputs' covariance. Maps of few positions need strong ones.
-RIDGES: Final = (0.03, 0.1, 0.3, 1.0)
+# Weight of the source's weights in the regression, and damping of the rounding, over the mean
+# diagonal of the inputs' covariance.
+RIDGE: Final = 0.1
 DAMPING: Final = 0.01
-# Weights per filter from which on the covariance of the inputs, whose size is the square of their
-# number, is taken for diagonal: 4096 of them are 128 MiB and 20 s of one core.
-WIDEST: Final = 4096
+# Most weights per filter for which the covariance of the inputs is used: its size is their square,
+# the time their cube. Beyond, inputs count as uncorrelated. 2,304 weights take a minute.
+WIDEST: Final = 2560
 CLIPS: Final = np.linspace(0.4, 1.05, 40)
 
 
@@ -119,13 +119,11 @@ def choose_weights(
     scale, weights = clipped(real)
     keep_better(clipping, judged(weights, scale, bias))
     keep_better(correction, judged(best.weights, best.scale, centred(best.weights, best.scale)))
-    target = real
-    for ridge in RIDGES:
-        refitted = _refitted(real, moments, ridge)
-        scale, weights = clipped(refitted)
-        if keep_better(refitting, judged(weights, scale, centred(weights, scale))):
-            target = refitted
-    scale, _ = clipped(target)
+    target = _refitted(real, moments)
+    scale, weights = clipped(target)
+    if not keep_better(refitting, judged(weights, scale, centred(weights, scale))):
+        target = real
+        scale, _ = clipped(target)
     weights = _adaptively_rounded(target, scale, moments.covariance, highest)
     scale = _fitted_scale(target, weights, scale, moments.covariance)
     keep_better(rounding, judged(weights, scale, centred(weights, scale)))
@@ -191,10 +189,10 @@ def _clipped_scale(target: Reals, covariance: Reals, plain: Reals, highest: int)
     return best
 
 
-def _refitted(real: Reals, moments: _Moments, ridge: float) -> Reals:
+def _refitted(real: Reals, moments: _Moments) -> Reals:
     if moments.crossed is None:
         return real
-    damped = _damped(moments.covariance, ridge)
+    damped = _damped(moments.covariance, RIDGE)
     pull = damped - moments.covariance
     right = moments.crossed + pull @ real.transpose(0, 2, 1)
     return np.linalg.solve(damped, right).transpose(0, 2, 1).astype(np.float64, copy=False)

@@ -39,6 +39,9 @@ def on_grid(x: AnyArray, scale: float, zero: float, low: int, high: int) -> AnyA
         (4, 0, 0, 0, 15),
         (8, 1, 1, -127, 127),
         (3, 0, 1, 0, 6),
+        (2, 1, 0, -2, 1),
+        (1, 1, 0, -1, 0),
+        (1, 0, 0, 0, 1),
     ],
 )
 def test_activations_lie_on_the_grid(

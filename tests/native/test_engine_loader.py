@@ -20,7 +20,7 @@ from chained_programs import Chain
 from program_samples import sound, sound_akida1
 from program_strategies import random_input, seeded_program
 
-from akida_backend import engine
+from akida_backend import engine, program_check
 from akida_backend.errors import ProgramError
 from akida_backend.program import Program
 from akida_backend.program_format import program_from_bytes, program_to_bytes
@@ -203,6 +203,16 @@ def test_refuses_small_programs_that_take_memory_without_end(
     problem = loader.problem(data)
     assert problem is not None
     assert "MiB per sample, 2048 MiB are supported" in problem
+
+
+def test_refuses_accumulators_without_end(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Akida1Chain().map(16384, 16384, 1)
+    chain.conv(2, average=True, weights=np.zeros((2, 1, 1, 1), np.int8))
+    with monkeypatch.context() as patch:
+        patch.setattr(program_check, "MAX_VALUES", 2**30)
+        data = program_to_bytes(chain.build())
+    assert "layer 0: it has too many accumulators" in (loader.problem(data) or "")
+    assert "needs at most 268435456 accumulators" in (python_problem(data) or "")
 
 
 def mutations(data: bytes, seed: int, count: int) -> list[bytes]:

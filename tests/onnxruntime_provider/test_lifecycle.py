@@ -16,10 +16,14 @@ import numpy as np
 import pytest
 from context_models import channels_last, images
 from program_samples import sound
+from turns import turns_during
 
 from akida_backend import onnxruntime as provider
 from akida_backend.epcontext import PROVIDER
+from akida_backend.graph import Activation
+from akida_backend.onnx_writer import OnnxForm, write_onnx
 from akida_backend.simulator import Simulator
+from builders import GraphBuilder
 
 SESSION = """
 import context_models, numpy as np
@@ -190,6 +194,16 @@ def test_eight_threads_share_a_session(ort: ModuleType) -> None:  # noqa: ARG001
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(8))) == [True] * 8
+
+
+def test_inference_does_not_hold_the_interpreter_lock(ort: ModuleType) -> None:  # noqa: ARG001
+    b = GraphBuilder(7)
+    x = b.input(48, 48, 16, name="x")
+    for _ in range(4):
+        x = b.conv2d(x, 16, activation=Activation.RELU)
+    session = provider.create_session(write_onnx(b.build(x), OnnxForm.QOPERATOR))
+    feeds = {"x": np.zeros((64, 48, 48, 16), np.int8)}
+    assert max(turns_during(lambda: session.run(None, feeds)) for _ in range(4)) >= 4
 
 
 def test_eight_threads_create_sessions(ort: ModuleType) -> None:  # noqa: ARG001

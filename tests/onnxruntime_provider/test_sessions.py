@@ -23,6 +23,7 @@ from akida_backend.errors import FallbackError, ImportModelError, InputError
 from akida_backend.graph import Graph
 from akida_backend.onnx_writer import Interface, OnnxForm, write_onnx
 from akida_backend.tflite_writer import write_tflite
+from builders import GraphBuilder
 
 FORMS = [pytest.param(form, id=form.value) for form in OnnxForm]
 LEVELS = [pytest.param(name, id=name) for name in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_ALL")]
@@ -350,15 +351,42 @@ def test_files_that_are_no_sound_onnx_models_are_refused_by_what_they_are(
     data = written(residual())
     (tmp_path / "m.tflite").write_bytes(write_tflite(residual()))
     (tmp_path / "cut.onnx").write_bytes(data[:5000])
+    ab.compile(data).save(tmp_path / "m.akp")
     for model, kind, wanted in (
         (tmp_path / "none.onnx", InputError, r"none\.onnx: cannot read the model: No such file"),
         (tmp_path / "m.tflite", InputError, r"(?s)m\.tflite: is a TFLite model.*load_delegate"),
+        (tmp_path / "m.akp", InputError, r"(?s)m\.akp: is a saved plan.*InferenceSession"),
         (tmp_path / "cut.onnx", ImportModelError, r"(?s)cut\.onnx: not a.*export it again"),
         (data[:5000], ImportModelError, r"(?s)^model: not a sound ONNX file.*export it again"),
         (onnx.load_from_string(data), InputError, r"(?s)ModelProto.*SerializeToString"),
     ):
         with pytest.raises(kind, match=wanted):
             provider.create_session(model)
+
+
+def test_open_axes_may_get_lengths_from_the_sessions_options(ort: ModuleType) -> None:
+    b = GraphBuilder(1)
+    data = written(b.build(b.conv2d(b.input(6, 7, 4, name="x"), 8)))
+    model = onnx.load_from_string(data)
+    for entry in (*model.graph.input, *model.graph.output):
+        entry.type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(ImportModelError, match=r"(?s)axis 2 .*free_dimension_override_by_name"):
+        provider.create_session(model.SerializeToString())
+    settings = settings_of(ort)
+    settings.add_free_dimension_override_by_name("height", 6)  # type: ignore[attr-defined]
+    session = provider.create_session(
+        model.SerializeToString(), sess_options=settings, fallback="error"
+    )
+    given = feeds(session)
+    (found,), (wanted,) = session.run(None, given), ab.InferenceSession(data).run(None, given)
+    assert found.tolist() == wanted.tolist()
+
+
+def test_session_options_serve_one_session(ort: ModuleType) -> None:
+    settings = settings_of(ort)
+    provider.create_session(written(residual()), sess_options=settings)
+    with pytest.raises(InputError, match=r"(?s)serve another session.*anew for each session"):
+        provider.create_session(written(residual()), sess_options=settings)
 
 
 def test_an_unforeseen_error_fails_the_session_and_reaches_the_caller(

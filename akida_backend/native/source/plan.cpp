@@ -1005,64 +1005,65 @@ class Planner {
     add_step(kernels_.convolution, job, units, work, job->one_pixel != 0);
   }
 
-  // The depthwise half gives digits, each of them a map and a row of the pointwise half's kernel.
-  // Digits of so few bits that weights times the base still fit 8 bits, where two suffice; or else
-  // of 8 bits, and planes of weights.
-  void plan_separable(size_t number, Part& part, const Sink& sink,
+  // Number and bits of the digits that sums up to `span` are cut into. So few bits that weights
+  // times the base still fit 8 bits, where two digits suffice; or else 8 and planes of weights.
+  static std::pair<int32_t, int32_t> digits_of(int64_t span, int weights_bits) {
+    if (span <= 255) return {1, 8};
+    const int32_t few = 8 - weights_bits;
+    if (span >> few <= 255) return {2, few};
+    int32_t count = 2;
+    while (count < 4 && span >> (8 * count) > 0) count++;  // four are all of 32 bits
+    return {count, 8};
+  }
+
+  // The depthwise half gives digits of its sums above the lowest one, each digit in a map of its
+  // own, which is a row of the pointwise half's kernel.
+  void plan_separable(size_t number, Part& depthwise, const Sink& sink,
                       const std::vector<BlockShape>& blocks) {
     const Layer& layer = program_.layers[number];
-    const int64_t channels = input_channels(layer), filters = layer.filters;
+    const int64_t channels = input_channels(layer);
     const Shape map = accumulator_shape(layer, shape(layer.inputs[0]));
-    const auto sums = depthwise_sums(layer, proof_.tensors[layer.inputs[0]].high);
+    Channels halfway;
     int64_t span = 0;
-    for (const Limits& sum : sums) span = std::max(span, sum.high - sum.low);
-    Sink middle{};
-    middle.digits = 1;
-    middle.digit_bits = 8 - layer.weights_bits;
-    if (span > 255) {
-      if (span >> middle.digit_bits > 255) middle.digit_bits = 8;
-      // Four digits are all of 32 bits.
-      while (middle.digits < 4 && span >> (middle.digit_bits * (middle.digits - 1)) > 255) {
-        middle.digits++;
-      }
-    }
-    middle.buffer = add_buffer({middle.digits * map.height, map.width, channels}, 1, 0);
-    middle.map = map_of(middle.buffer);
-    middle.digit_step = map.height * middle.map.row;
-    Channels lowest_at_0;
-    Part pointwise{middle.buffer, middle.digit_step, middle.map.pixel,
-                   span,          {middle.digits, 1}, middle.map,
-                   sink.map,      {map.height, map.width}, {}};
-    if (middle.digits > 1) {
-      pointwise.largest_input =
-          std::max(span >> middle.digit_bits, (int64_t{1} << middle.digit_bits) - 1);
-    }
-    std::vector<uint32_t> bias;
-    for (int64_t filter = 0; filter < filters; filter++) {
-      bias.push_back(own_bias(layer, static_cast<size_t>(filter)));
-      const auto weight = [&](int64_t channel) {
-        return int32_t{layer.pointwise[static_cast<size_t>(filter * channels + channel)]};
-      };
-      for (int64_t c = 0; c < channels; c++) {
-        const auto low = static_cast<uint32_t>(sums[static_cast<size_t>(c)].low);
-        bias.back() += static_cast<uint32_t>(weight(c)) * low;
-      }
-      for (int32_t digit = 0; digit < middle.digits; digit++) {
-        const int32_t base = int32_t{1} << (digit * middle.digit_bits);
-        for (int64_t c = 0; c < channels; c++) pointwise.weights.push_back(weight(c) * base);
-      }
-    }
+    const auto sums = depthwise_sums(layer, proof_.tensors[layer.inputs[0]].high);
     for (const Limits& sum : sums) {
-      lowest_at_0.bias.push_back(static_cast<int32_t>(-static_cast<uint32_t>(sum.low)));
+      span = std::max(span, sum.high - sum.low);
+      halfway.bias.push_back(static_cast<int32_t>(-static_cast<uint32_t>(sum.low)));
+      halfway.lowest.push_back(0);
+      halfway.highest.push_back(255);
     }
-    lowest_at_0.lowest.assign(sums.size(), 0);
-    lowest_at_0.highest.assign(sums.size(), 255);
-    plan_depthwise_part(number, Part{part.buffer, part.kernel_row, part.kernel_pixel,
-                                     part.largest_input, part.kernel, part.source, middle.map,
-                                     part.size, std::move(part.weights)},
-                        middle, split_channels(channels, lanes_, /*twos=*/false), lowest_at_0);
-    plan_dense_part(number, pointwise, sink, blocks,
-                    channels_of(number, {bias.begin(), bias.end()}, sink));
+    const auto [digits, bits] = digits_of(span, layer.weights_bits);
+    const size_t buffer = add_buffer({digits * map.height, map.width, channels}, 1, 0);
+    const Map target = map_of(buffer);
+    const int64_t step = map.height * target.row;
+
+    Part pointwise{};
+    pointwise.buffer = buffer;
+    pointwise.kernel_row = step;
+    pointwise.kernel_pixel = target.pixel;
+    pointwise.largest_input =
+        digits == 1 ? span : std::max(span >> bits, (int64_t{1} << bits) - 1);
+    pointwise.kernel = {digits, 1};
+    pointwise.source = target;
+    pointwise.target = sink.map;
+    pointwise.size = {map.height, map.width};
+    std::vector<int32_t> bias;
+    for (size_t f = 0; f < layer.output_channels(); f++) {
+      const auto weight = [&](size_t c) { return int32_t{layer.pointwise[f * sums.size() + c]}; };
+      uint32_t own = own_bias(layer, f);
+      for (size_t c = 0; c < sums.size(); c++) {
+        own += static_cast<uint32_t>(weight(c)) * static_cast<uint32_t>(sums[c].low);
+      }
+      bias.push_back(static_cast<int32_t>(own));
+      for (int32_t digit = 0; digit < digits; digit++) {
+        const int32_t base = int32_t{1} << (digit * bits);
+        for (size_t c = 0; c < sums.size(); c++) pointwise.weights.push_back(weight(c) * base);
+      }
+    }
+    depthwise.target = target;
+    plan_depthwise_part(number, depthwise, {buffer, target, false, false, digits, bits, step},
+                        split_channels(channels, lanes_, /*twos=*/false), halfway);
+    plan_dense_part(number, pointwise, sink, blocks, channels_of(number, std::move(bias), sink));
   }
 
   void plan_depthwise_part(size_t number, const Part& part, const Sink& sink,

@@ -298,6 +298,8 @@ void check_output(const std::string& where, const Layer& layer, const Tensor& in
   if (layer.is_convolution()) {
     shape = accumulator_shape(layer, input.shape);
     require(shape.height >= 1 && shape.width >= 1, where, "its kernel is larger than its map");
+    // Sides are below 2**18, so the product fits.
+    require(shape.values() <= most_values, where, "it has too many accumulators");
     if (layer.pool.present) {
       const Size size = window_count({shape.height, shape.width}, layer.pool.size,
                                      layer.pool.stride, layer.pool.padding);
