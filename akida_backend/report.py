@@ -205,36 +205,29 @@ def quantizer_json(plan: Plan) -> list[Json]:
 
 
 def quantizer_blocks(entries: Sequence[Json]) -> list[Block]:
-    """The same for people: one row per step, one column per program."""
+    """The same for people: one row per program, one column per step."""
     if not entries:
         return []
     several = len({entry["device"] for entry in entries}) > 1
-    titles = {
-        (entry["device"], entry["program"]): f"{entry['device']}\n{entry['program']}"
-        if several
-        else entry["program"]
-        for entry in entries
-    }
-    found = {(entry["step"], (entry["device"], entry["program"])): entry for entry in entries}
-
-    def cell(step: str, program: tuple[str, str]) -> str:
-        entry = found.get((step, program))
-        if entry is None:
-            return ""
-        return f"{entry['gain_db']:.1f} dB ({entry['kept']}/{entry['layers']})"
-
     steps = dict.fromkeys(entry["step"] for entry in entries)
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for entry in entries:
+        bought = f"{entry['gain_db']:.1f} ({entry['kept']}/{entry['layers']})"
+        rows.setdefault((entry["device"], entry["program"]), {})[entry["step"]] = bought
     return [
         Heading("What each step of the quantizer bought"),
         Lines(
             (
-                "Mean decrease of a layer's error on the calibration inputs, and in brackets in",
-                "how many of the layers it could change the step helped and stayed.",
+                "Decibels less error per layer on the calibration inputs; in brackets, in how many",
+                "of the layers it could change the step helped and stayed.",
             )
         ),
         Table(
-            (("step", "left"), *((title, "right") for title in titles.values())),
-            tuple((step, *(cell(step, program) for program in titles)) for step in steps),
+            (("program", "left"), *((step.replace(" ", "\n"), "right") for step in steps)),
+            tuple(
+                (f"{device} {program}" if several else program, *(found.get(s, "") for s in steps))
+                for (device, program), found in rows.items()
+            ),
         ),
     ]
 

@@ -65,9 +65,12 @@ class Akida1Chain:
     def map(self, height: int, width: int, channels: int, *, bits: int = 4) -> Akida1Chain:
         return self._entry((height, width, channels), Code((1.0,), bits=bits, signed=False))
 
-    def two_parts(self, height: int, width: int, channels: int) -> Akida1Chain:
+    def two_parts(
+        self, height: int, width: int, channels: int, *, per_channel: bool = False
+    ) -> Akida1Chain:
         """Host values above and below zero, without the sign, in channels of their own."""
-        signed = (np.arange(256) - 128) // 9
+        divisors = 9 + np.arange(channels if per_channel else 1)
+        signed = ((np.arange(256) - 128) // divisors[:, None]).ravel()
         codes = np.concatenate([np.maximum(signed, 0), np.maximum(-signed, 0)]).astype(np.int16)
         code = Code((1.0,), bits=4, signed=False, parts=2)
         return self._entry((height, width, 2 * channels), code, codes)

@@ -92,7 +92,7 @@ def test_what_each_step_of_the_quantizer_bought_is_reported(
     assert main(["inspect", *where.split()]) == 0
     inspected = capsys.readouterr()
     assert "What each step of the quantizer bought" in inspected.out
-    assert "adaptive rounding" in inspected.out
+    assert "equalisation" in inspected.out
     assert "quantizing" not in inspected.err  # no one watches
     assert main(["compare", *where.split(), "--data", "data.npy", "--json", "-"]) == 0
     entries = json.loads(capsys.readouterr().out)["quantizer"]

@@ -124,6 +124,30 @@ def test_integers_of_qonnx_stay_and_no_calibration_is_needed(bits: int, *, signe
         assert np.unique(wanted).size > SPREAD
 
 
+def test_pooling_and_dense_layers_keep_their_integers() -> None:
+    b = FewBits()
+    x = b.conv(b.image(), random_weights(1, (8, 3, 3, 3), 8, signed=True), 2.0**-7, 8)
+    x = b.node("MaxPool", b.quant(x, 0.25, 4, signed=False), kernel_shape=[2, 2], strides=[2, 2])
+    x = b.conv(x, random_weights(2, (8, 8, 3, 3), 4, signed=True), 0.05, 4)
+    x = b.node("Flatten", b.quant(x, 0.31, 4, signed=False))
+    dense = b.constant(random_weights(3, (128, 10), 4, signed=True) * 0.05)
+    x = b.node("MatMul", x, b.quant(dense, 0.05, 4, signed=True))
+    x = b.quant(b.node("Relu", x), 0.5, 4, signed=False)
+    last = b.constant(random_weights(4, (10, 5), 2, signed=True) * 0.05)
+    b.output(
+        b.quant(b.node("MatMul", x, b.quant(last, 0.05, 2, signed=True)), 0.25, 8, signed=True)
+    )
+    graph = b.graph()
+    plan = exact(graph)
+    names = ["InputConvolutional", "Convolutional", "FullyConnected", "FullyConnected"]
+    assert [type(layer).__name__ for layer in layers(plan)] == names
+    for _, found, wanted in device_and_source(plan, images(graph)):
+        codes = wanted.reshape(found.shape)
+        assert np.abs(found - codes).max() <= 1
+        assert (found != codes).mean() < 0.03
+        assert np.unique(codes).size > SPREAD
+
+
 WHOLE = 3001  # potentials of the image layer per code
 
 

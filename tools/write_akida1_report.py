@@ -108,7 +108,8 @@ def page(rows: Sequence[Row], device: str) -> str:
         f"INT8 models on {device} (simulated): 8-bit weights in the input layer, 4-bit weights and",
         f"activations behind it, chosen on {CALIBRATED} calibration inputs that no test uses. Two",
         "tests each, with the first and with the last inputs for calibration; ± is one standard",
-        "error, on fewer than 256 samples.",
+        "error, on fewer than 256 samples. Constants of the quantizer were set with an eye on the",
+        "figures of the MLPerf Tiny keyword spotting and visual wake words networks.",
         "",
         "| model | diagonal depthwise | MACs on device | partitions | device MACs per source MAC "
         "| samples | source accuracy | device accuracy | drop | agreement | SQNR dB |",

@@ -163,11 +163,11 @@ def separate_channels() -> Program:
     return chain.build()
 
 
-def two_parts(sign: int, *, dense: bool) -> Callable[[], Program]:
+def two_parts(sign: int, *, dense: bool, per_channel: bool = False) -> Callable[[], Program]:
     """Weights of the second part are those of the first one times `sign`; 0: others."""
 
     def build() -> Program:
-        chain = Akida1Chain(11).two_parts(6, 5, 4)
+        chain = Akida1Chain(11).two_parts(6, 5, 4, per_channel=per_channel)
         shape = (9, 6, 5, 8) if dense else (9, 3, 3, 8)
         weights = chain.rng.integers(-7, 8, shape).astype(np.int8)
         if sign:
@@ -219,6 +219,10 @@ POOL = MaxPool(TWO, Size2D(1, 3), Padding.SAME)
         pytest.param(two_parts(-1, dense=False), id="two-parts-subtracted"),
         pytest.param(two_parts(-1, dense=True), id="two-parts-subtracted-dense"),
         pytest.param(two_parts(0, dense=False), id="two-parts"),
+        pytest.param(
+            two_parts(-1, dense=False, per_channel=True), id="two-parts-per-channel-subtracted"
+        ),
+        pytest.param(two_parts(0, dense=True, per_channel=True), id="two-parts-per-channel"),
     ],
 )
 def test_special_programs_equal_the_simulator(

@@ -41,7 +41,6 @@ void join_parts(Simplified& simplified) {
   Tensor& input = program.tensors.front();
   if (input.parts != 2) return;
   const auto channels = static_cast<size_t>(input.shape.channels);
-  if (program.recode.size() != 512) return;
   const auto joins = [&](int sign) {
     for (const Layer& layer : program.layers) {
       if (layer.inputs[0] != 0 && layer.inputs[1] != 0) continue;
@@ -55,8 +54,9 @@ void join_parts(Simplified& simplified) {
   const int sign = joins(1) ? 1 : -1;
   if (sign < 0 && !joins(-1)) return;
   std::vector<int16_t> sums;
-  for (size_t i = 0; i < 256; i++) {
-    sums.push_back(static_cast<int16_t>(program.recode[i] + sign * program.recode[256 + i]));
+  const size_t half = program.recode.size() / 2;  // one table, or those of half the channels
+  for (size_t i = 0; i < half; i++) {
+    sums.push_back(static_cast<int16_t>(program.recode[i] + sign * program.recode[half + i]));
   }
   const auto [low, high] = std::minmax_element(sums.begin(), sums.end());
   if (std::max<int>(*high, 0) - std::min<int>(*low, 0) > 255) return;
