@@ -127,7 +127,7 @@ def extreme_digits() -> Program:
 def long_sums() -> Program:
     """Depthwise sums of 25 bits, four digits."""
     chain = Akida1Chain(7).map(2, 1, 2)
-    chain.separable(3, Size2D(4, 65535))
+    chain.separable(3, Size2D(4, 65535), bits=32)
     return chain.build()
 
 
