@@ -227,10 +227,16 @@ def with_signs_apart(link: Link) -> Link:
     """The layer on twice as many channels: the second half holds what is below zero, positive."""
     first, *rest = link.real
     weights = np.concatenate([first.weights, -first.weights], axis=-1)
-    bias = (
-        np.concatenate([first.bias, np.zeros_like(first.bias)]) if first.depthwise else first.bias
+    bias = first.bias
+    if first.depthwise and rest:  # the pointwise half joins what belongs together
+        bias = np.concatenate([bias, np.zeros_like(bias)])
+    elif first.depthwise:  # each filter reads its channel twice
+        _, height, width, channels = first.weights.shape
+        places = np.tile(np.eye(channels), 2)[:, None, None]
+        weights = np.broadcast_to(weights, (channels, height, width, 2 * channels)) * places
+    first = dataclasses.replace(
+        first, weights=weights, bias=bias, depthwise=first.depthwise and bool(rest)
     )
-    first = dataclasses.replace(first, weights=weights, bias=bias)
     rest = [
         dataclasses.replace(half, weights=np.concatenate([half.weights] * 2, axis=-1))
         for half in rest

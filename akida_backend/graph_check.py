@@ -59,8 +59,11 @@ def _tensor_problems(tensor: Tensor) -> Iterator[str]:
         yield f"{where}: shape {list(tensor.shape)}"
     elif tensor.data is None and byte_count(tensor.dtype, shape) > MAX_TENSOR_BYTES:
         yield f"{where}: {list(shape)} takes more than {MAX_TENSOR_BYTES} bytes"
-    if tensor.data is not None and (
-        tensor.data.shape != tensor.shape or tensor.data.dtype != tensor.dtype.numpy
+    opaque = tensor.dtype is DType.OTHER  # its data are bytes
+    if (
+        tensor.data is not None
+        and not opaque
+        and (tensor.data.shape != tensor.shape or tensor.data.dtype != tensor.dtype.numpy)
     ):
         yield (
             f"{where}: {tensor.dtype.value} {list(tensor.shape)}, "

@@ -127,6 +127,21 @@ def test_diagonal_convolutions_keep_the_signal() -> None:
     assert signal_to_noise(graph, plan) > 10
 
 
+@pytest.mark.parametrize("options", [{}, {"allow_uncalibrated": True}], ids=["64", "none"])
+def test_diagonal_convolutions_take_tensors_of_both_signs(options: dict[str, bool]) -> None:
+    b = GraphBuilder(35)
+    x = b.depthwise(b.conv2d(b.input(12, 12, 3), 8), activation=RELU)
+    graph = b.build(b.conv2d(x, 6, kernel=1))
+    blind = compile_model(graph, "akd1000", diagonal_depthwise=True, allow_uncalibrated=True)
+    plan = blind if options else calibrated(graph, diagonal_depthwise=True)
+    _, second = plan.programs
+    assert [layer.weights.shape for layer in second.layers if isinstance(layer, Convolutional)] == [
+        (8, 3, 3, 16),
+        (6, 1, 1, 8),
+    ]
+    assert signal_to_noise(graph, plan) > (3 if options else 10)
+
+
 def test_what_is_not_calibrated_still_computes_the_right_function() -> None:
     b = GraphBuilder(34)
     graph = b.build(NETWORKS["image"](b))

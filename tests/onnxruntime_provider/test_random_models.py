@@ -1,25 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random networks: everything planned is claimed, everything claimed compiles and is equal."""
+"""Random networks: what is claimed compiles, and gives what the package itself gives.
+
+A segment that no set of nodes stands for (two share a DequantizeLinear, say) stays with
+onnxruntime, whose own kernels then compute other integers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+from unittest.mock import patch
 
 import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, assume, given, seed, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from random_graphs import graphs
 
 import akida_backend as ab
+from akida_backend import onnxruntime as provider
 from akida_backend.compiled_onnx import compiled_onnx
 from akida_backend.errors import InputError
 from akida_backend.graph import Graph
 from akida_backend.onnx_claims import Claim, claims_of
 from akida_backend.onnx_writer import Interface, OnnxForm, write_onnx
 from akida_backend.onnxruntime import create_session
+from akida_backend.plan import Plan
 
 if TYPE_CHECKING:
     from onnxruntime import SessionOptions
@@ -41,10 +50,7 @@ def check(ort: ModuleType, graph: Graph, form: OnnxForm, level: str, samples: in
         assume(False)
     plan = ab.compile(data)
     assume(plan.programs)
-    model = onnx.load_from_string(data)
-    claims = claims_of(plan, model.graph)
-    assert [type(claim) for claim in claims] == [Claim] * len(plan.programs)
-    live = create_session(data, sess_options=settings_of(ort, level))
+    live, decided = created(data, settings_of(ort, level))
     random = np.random.default_rng(samples)
     feeds = {}
     for name in plan.graph.inputs:
@@ -53,11 +59,38 @@ def check(ort: ModuleType, graph: Graph, form: OnnxForm, level: str, samples: in
         low, high = plan.graph.tensors[name].dtype.code_range
         kind = plan.graph.tensors[name].dtype.numpy
         feeds[name] = random.integers(low, high + 1, shape).astype(kind)
-    found = [each.tolist() for each in live.run(None, feeds)]
-    if level == "ORT_ENABLE_ALL":  # else onnxruntime's host computes in float32
-        assert found == [each.tolist() for each in ab.InferenceSession(plan).run(None, feeds)]
-    saved = create_session(compiled_onnx(plan), sess_options=settings_of(ort, level))
-    assert [each.tolist() for each in saved.run(None, feeds)] == found
+    found = listed(live, feeds)
+    exact = level == "ORT_ENABLE_ALL"  # else onnxruntime's host computes in float32
+    # The provider sees what onnxruntime's optimiser left, which may be placed in another way.
+    if exact and len(decided) == 1:
+        assert found == listed(ab.InferenceSession(decided[0]), feeds)
+    claims = claims_of(plan, onnx.load_from_string(data).graph)
+    if all(isinstance(claim, Claim) for claim in claims):
+        saved = create_session(compiled_onnx(plan), sess_options=settings_of(ort, level))
+        computed = listed(saved, feeds)
+        assert not exact or computed == listed(ab.InferenceSession(plan), feeds)
+
+
+class Session(Protocol):
+    def get_inputs(self) -> Sequence[Any]: ...
+    def run(self, names: None, feeds: dict[str, NDArray[np.generic]]) -> Sequence[Any]: ...
+
+
+def listed(session: Session, feeds: dict[str, NDArray[np.generic]]) -> list[object]:
+    return [values.tolist() for values in session.run(None, feeds)]
+
+
+def created(data: bytes, sess_options: SessionOptions) -> tuple[Session, list[Plan]]:
+    """A session, and the plans the provider made for it until all of one could be claimed."""
+    plans: list[Plan] = []
+
+    def recorded(*given: Any, **options: Any) -> Plan:  # noqa: ANN401 - as compile takes them
+        plans.append(ab.compile(*given, **options))
+        return plans[-1]
+
+    with patch.object(provider, "compile_model", recorded):
+        session: Session = create_session(data, sess_options=sess_options)
+    return session, plans
 
 
 CASES = (graphs(), st.sampled_from(list(OnnxForm)), st.sampled_from(LEVELS), st.integers(1, 3))
