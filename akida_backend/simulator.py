@@ -264,7 +264,8 @@ def decode_output(program: Program, codes: NDArray[np.integer]) -> AnyArray:
     ``clip(rint_half_even(codes * factor[channel]) + zero_point)`` in float64.
     """
     port = program.output
-    real = np.rint(codes.astype(np.float64) * port.factor) + port.zero_point
+    with np.errstate(over="ignore"):  # infinity is clipped, too
+        real = np.rint(codes.astype(np.float64) * port.factor) + port.zero_point
     stored: AnyArray = np.clip(real, port.low, port.high).astype(port.dtype.numpy)
     sides = [side for side in port.shape[1:] if side is not None]
     return stored.reshape(len(codes), *sides)
