@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run quantized TFLite models on a simulated BrainChip Akida device.
+"""Run quantized TFLite and ONNX models on a simulated BrainChip Akida device.
 
 import akida_backend as ab
 

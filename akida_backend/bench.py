@@ -26,13 +26,14 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 import akida_backend
+from akida_backend.compare import score_chain
 from akida_backend.compiled import with_run_options
 from akida_backend.compiler import compile as compile_model
 from akida_backend.device_engine import engine_name, open_engine
 from akida_backend.document import Document, Lines, Table
 from akida_backend.errors import InputError
 from akida_backend.execute import Executor
-from akida_backend.graph import AnyArray, Dequantize, DType, Graph, Quantize, Reshape, Softmax
+from akida_backend.graph import AnyArray, DType, Graph, Quantize, Softmax
 from akida_backend.onnx_writer import Interface, from_onnx, to_onnx, write_onnx
 from akida_backend.options import unknown
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
@@ -88,15 +89,7 @@ def _integer_input(graph: Graph, name: str) -> str:
 
 def _integer_output(graph: Graph, output: str) -> str:
     """Behind the last softmax the chain of tensors that only re-code or reshape is walked."""
-    chain = [output]
-    while True:
-        match graph.producers.get(chain[-1]):
-            case Softmax(input=name) | Reshape(input=name):
-                chain.append(name)
-            case Quantize(input=name) | Dequantize(input=name):
-                chain.append(name)
-            case _:
-                break
+    chain = score_chain(graph, output)
     behind = [i for i, name in enumerate(chain) if isinstance(graph.producers.get(name), Softmax)]
     for name in chain[behind[-1] + 1 :] if behind else chain:
         if graph.tensors[name].dtype in _CODES:

@@ -33,6 +33,10 @@ def max_pool(unit: Unit) -> None:
     window, stride, border = _pool_window(unit, counts=False)
     if pair(unit, "dilations") != ONE:
         raise NotModelledError("MaxPool with dilations is not modelled")
+    _write_max_pool(unit, window, stride, border)
+
+
+def _write_max_pool(unit: Unit, window: Size2D, stride: Size2D, border: Pads) -> None:
     source = unit.image()
     unit.write_image(
         lambda output, activation: MaxPool2D(
@@ -134,19 +138,7 @@ def global_average_pool(unit: Unit) -> None:
 
 def global_max_pool(unit: Unit) -> None:
     size, _ = image_shape(unit)
-    source = unit.image()
-    unit.write_image(
-        lambda output, activation: MaxPool2D(
-            location=unit.location,
-            sources=unit.sources(),
-            input=source,
-            output=output,
-            window=size,
-            stride=ONE,
-            activation=activation,
-        ),
-        fuses=unit.target.quantization is not None,
-    )
+    _write_max_pool(unit, size, ONE, NO_PADS)
 
 
 def axes_parameter(unit: Unit, position: int, since: int) -> tuple[int, ...] | None:

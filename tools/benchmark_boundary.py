@@ -15,27 +15,16 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from onnx import TensorProto, helper
+from smallest_segment import engine_call, microseconds, smallest_program
 
 from akida_backend import onnxruntime as provider
-from akida_backend.compiler import compile as compile_model
-from akida_backend.engine import array_address, native_library
 from akida_backend.epcontext import DOMAIN, Boundary, Compiled
-from akida_backend.graph import (
-    Arithmetic,
-    Conv2D,
-    DType,
-    Graph,
-    Location,
-    Quantization,
-    Tensor,
-)
 from akida_backend.program import Program
 from akida_backend.program_format import program_to_bytes
 
@@ -45,23 +34,6 @@ FEW, MANY = 1, 65
 CALLS: Final = 300
 BATCH: Final = 64
 LIMIT: Final = 1.0  # microseconds
-
-
-def small_program() -> Program:
-    """One layer whose result fits its own input."""
-    values = np.random.default_rng(0).integers(-99, 100, (CHANNELS, 1, 1, CHANNELS))
-    shape = (None, SIDE, SIDE, CHANNELS)
-    scale = Quantization.per_tensor(0.5)
-    tensors = (
-        Tensor("x", DType.INT8, shape, scale),
-        Tensor("w", DType.INT8, values.shape, Quantization.per_tensor(0.01), values.astype("i1")),
-        Tensor("y", DType.INT8, shape, scale),
-    )
-    location = Location("chain", 0, "Conv", "y")
-    op = Conv2D(location=location, sources=(0,), input="x", weights="w", bias=None, output="y")
-    by_name = {tensor.name: tensor for tensor in tensors}
-    graph = Graph("chain", "onnx", "", Arithmetic.ONNX, by_name, (op,), ("x",), ("y",))
-    return compile_model(graph).programs[0]
 
 
 def chain(program: Program, count: int, *, transposed: bool) -> bytes:
@@ -106,31 +78,9 @@ def bound_run(data: bytes, samples: int) -> Callable[[], object]:
     return run
 
 
-def engine_run(program: Program, samples: int) -> Callable[[], object]:
-    """The engine alone."""
-    library = native_library()
-    if library is None:
-        raise SystemExit("no native library")
-    data = program_to_bytes(program)
-    handle = library.akida_backend_program_load(data, len(data), None)
-    context = library.akida_backend_context_create(handle, 1)
-    x = np.ones((samples, SIDE, SIDE, CHANNELS), np.int8)
-    y = np.zeros_like(x)
-    return lambda: library.akida_backend_run(
-        context, array_address(x), array_address(y), None, len(x)
-    )
-
-
-def microseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    for _ in range(CALLS):
-        call()
-    return (time.perf_counter() - start) / CALLS * 1e6
-
-
 def measure(rounds: int) -> dict[str, float]:
     """Microseconds of each part, the least disturbed quarter of rounds."""
-    program = small_program()
+    program = smallest_program(SIDE, CHANNELS)
     layouts = {"": False, "transposed_": True}
     runs = {
         (name, samples): [
@@ -140,14 +90,15 @@ def measure(rounds: int) -> dict[str, float]:
         for name, transposed in layouts.items()
         for samples in (0, 1)
     }
-    engine = [engine_run(program, samples) for samples in (1, BATCH + 1)]
+    data = program_to_bytes(program)
+    engine = [engine_call(data, (n, SIDE, SIDE, CHANNELS)) for n in (1, BATCH + 1)]
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for (name, samples), (few, many) in runs.items():
             key = f"{name}{'partition' if samples else 'empty_partition'}"
-            slope = (microseconds(many) - microseconds(few)) / (MANY - FEW)
+            slope = (microseconds(many, CALLS) - microseconds(few, CALLS)) / (MANY - FEW)
             found.setdefault(key, []).append(slope)
-        one, more = map(microseconds, engine)
+        one, more = (microseconds(call, CALLS) for call in engine)
         found.setdefault("engine", []).append((more - one) / BATCH)
     quarter = {key: statistics.quantiles(values, n=4)[0] for key, values in found.items()}
     for name in layouts:

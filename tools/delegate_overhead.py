@@ -13,24 +13,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
+from smallest_segment import engine_call, microseconds, smallest_program
 from tflite import TensorType
 
 import akida_backend as ab
-from akida_backend.engine import array_address, native_library
-from akida_backend.graph import (
-    Arithmetic,
-    Conv2D,
-    DType,
-    Graph,
-    Location,
-    Quantization,
-    Tensor,
-)
 from akida_backend.program_format import program_to_bytes
 from akida_backend.tflite_records import (
     CUSTOM,
@@ -46,23 +35,6 @@ LIMIT: Final = 2.0  # microseconds
 FEW, MANY = 1, 65
 CALLS: Final = 400
 BATCH: Final = 100
-
-
-def convolution() -> Graph:
-    """The smallest layer whose result fits its own input."""
-    random = np.random.default_rng(0)
-    weights = random.integers(-99, 100, (CHANNELS, 1, 1, CHANNELS)).astype(np.int8)
-    shape = (None, SIDE, SIDE, CHANNELS)
-    scale = Quantization.per_tensor(0.5)
-    tensors = (
-        Tensor("x", DType.INT8, shape, scale),
-        Tensor("w", DType.INT8, weights.shape, Quantization.per_tensor(0.01), weights),
-        Tensor("y", DType.INT8, shape, scale),
-    )
-    location = Location("chain", 0, "CONV_2D", "y")
-    op = Conv2D(location=location, sources=(0,), input="x", weights="w", bias=None, output="y")
-    by_name = {tensor.name: tensor for tensor in tensors}
-    return Graph("chain", "tflite", "", Arithmetic.TFLITE, by_name, (op,), ("x",), ("y",))
 
 
 def chain(program: bytes, count: int) -> bytes:
@@ -105,44 +77,21 @@ def interpreter(content: bytes) -> Any:  # noqa: ANN401
     return made
 
 
-def microseconds(call: Callable[[], object]) -> float:
-    """Of one call, the mean of many."""
-    start = time.perf_counter()
-    for _ in range(CALLS):
-        call()
-    return (time.perf_counter() - start) / CALLS * 1e6
-
-
-def engine_calls(program: bytes) -> tuple[Callable[[], object], Callable[[], object]]:
-    """The engine alone on one sample, and on one more than `BATCH`."""
-    library = native_library()
-    if library is None:
-        raise SystemExit("no native library")
-    handle = library.akida_backend_program_load(program, len(program), None)
-    context = library.akida_backend_context_create(handle, 1)
-    values = np.ones((BATCH + 1, SIDE, SIDE, CHANNELS), np.int8)
-    results = np.zeros_like(values)
-    run = library.akida_backend_run
-
-    def call(samples: int) -> None:
-        run(context, array_address(values), array_address(results), None, samples)
-
-    return lambda: call(1), lambda: call(BATCH + 1)
-
-
 def main() -> int:
     """Measure, print, and say whether the limit holds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
-    program = program_to_bytes(ab.compile(convolution()).programs[0])
+    program = program_to_bytes(smallest_program(SIDE, CHANNELS))
     few, many = interpreter(chain(program, FEW)), interpreter(chain(program, MANY))
-    engine, batched = engine_calls(program)
+    engine, batched = (
+        engine_call(program, (samples, SIDE, SIDE, CHANNELS)) for samples in (1, BATCH + 1)
+    )
     partitions, computed, single = [], [], []
     for _ in range(rounds):  # interleaved, so that a slow spell hits all alike
-        single.append(microseconds(few.invoke))
-        partitions.append((microseconds(many.invoke) - single[-1]) / (MANY - FEW))
-        computed.append((microseconds(batched) - microseconds(engine)) / BATCH)
+        single.append(microseconds(few.invoke, CALLS))
+        partitions.append((microseconds(many.invoke, CALLS) - single[-1]) / (MANY - FEW))
+        computed.append((microseconds(batched, CALLS) - microseconds(engine, CALLS)) / BATCH)
     # The least disturbed quarter.
     partition, compute = (statistics.quantiles(times, n=4)[0] for times in (partitions, computed))
     overhead = partition - compute
