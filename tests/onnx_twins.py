@@ -110,13 +110,23 @@ def with_scales_of_two(graph: Graph) -> Graph:
 
 
 def through_onnxruntime(
-    content: bytes, feeds: Mapping[str, AnyArray], *, optimized: bool = True
+    content: bytes,
+    feeds: Mapping[str, AnyArray],
+    *,
+    optimized: bool = True,
+    int8_kernels: bool = True,
 ) -> dict[str, AnyArray]:
-    """All outputs of an ONNX file from onnxruntime's CPU kernels."""
+    """All outputs of an ONNX file from onnxruntime's CPU kernels.
+
+    Without `int8_kernels`, its default on x86, onnxruntime turns int8 between operators into
+    uint8; an operator that keeps int8 on one side, at the edge of the graph, runs in float32.
+    """
     runtime = pytest.importorskip("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    if int8_kernels:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
     if not optimized:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

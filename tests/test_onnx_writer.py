@@ -25,8 +25,7 @@ INT8_AND_UINT8 = pytest.mark.parametrize("dtype", [DType.INT8, DType.UINT8], ids
 FORMS = pytest.mark.parametrize("form", list(OnnxForm), ids=lambda form: form.value)
 
 # Float kernels between DequantizeLinear and QuantizeLinear: a sum of products rounded on the way
-# can fall on the other side of a tie. ConvTranspose has no other kernel; Conv of int8 maps in QDQ
-# form has none on x86.
+# can fall on the other side of a tie. ConvTranspose has no other kernel.
 FLOAT_KERNELS = ("transpose-depthwise", "transpose-conv")
 
 
@@ -59,15 +58,7 @@ def test_each_operation_equals_the_integer_kernels(name: str, dtype: DType, form
         content = write_onnx(graph, form)
         onnx.checker.check_model(onnx.load_from_string(content))
         old = name == "resize-bilinear" and not onnx_twins.has_corrected_kernels()
-        in_floats = (
-            name in FLOAT_KERNELS
-            or old
-            or (
-                form is OnnxForm.QDQ
-                and dtype is DType.INT8
-                and name.startswith(("conv", "depthwise"))
-            )
-        )
+        in_floats = name in FLOAT_KERNELS or old
         worst = differences(graph, content).max()
         assert worst <= 1 if in_floats else worst == 0
         exact = onnx_twins.with_scales_of_two(graph)
@@ -83,12 +74,13 @@ def test_float_kernels_stay_within_one_step(name: str, dtype: DType, form: OnnxF
     assert differences(graph, write_onnx(graph, form), optimized=False).max() <= 1
 
 
+@FORMS
 @INT8_AND_UINT8
-def test_a_network_equals_the_integer_kernels(dtype: DType) -> None:
+def test_a_network_equals_the_integer_kernels(dtype: DType, form: OnnxForm) -> None:
     if dtype is DType.INT8 and not onnx_twins.has_corrected_kernels():
         pytest.skip("this onnxruntime lets the codes of an int8 softmax wrap round")
     graph = networks.classifier(dtype=dtype, arithmetic=Arithmetic.ONNX)
-    assert differences(graph, write_onnx(graph, OnnxForm.QOPERATOR)).max() == 0
+    assert differences(graph, write_onnx(graph, form)).max() == 0
 
 
 @FORMS

@@ -40,6 +40,8 @@ def settings_of(ort: ModuleType, level: str) -> SessionOptions:
     made = ort.SessionOptions()
     made.log_severity_level = 3
     made.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    # Else int8 operators of the host next to a device segment run in float32.
+    made.add_session_config_entry("session.qdqisint8allowed", "1")
     return made
 
 
