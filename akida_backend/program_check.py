@@ -72,6 +72,7 @@ MapShape = tuple[int, int, int]  # height, width, channels
 MAX_SIDE: Final = 2**16 - 1
 MAX_VALUES: Final = 2**28  # of one tensor, so that offsets fit 32 bits
 MAX_SHIFT: Final = 31  # of a bias, a ReLU bound or an operand
+_BEYOND: Final = 1 << 31  # every buffer
 TRANSPOSE_KERNELS: Final = (3, 4)
 LEVEL_BITS: Final = (1, 2, 4)  # of Akida 1.0 activations
 TENSOR_CODES: Final = (
@@ -189,8 +190,17 @@ def potential_limits(
         ends = np.stack([low, high]) * pointwise[:, None]  # filters, ends, channels
         low, high = ends.min(axis=1).sum(axis=1), ends.max(axis=1).sum(axis=1)
     if has_global_average(layer):
-        height, width, _ = accumulator_size(layer, input_shape)
-        low, high = low * (height * width), high * (height * width)
+        low, high = _summed((low, high), layer, input_shape)
+    return low, high
+
+
+def _summed(
+    limits: tuple[Integers, Integers], layer: MacLayer, input_shape: MapShape
+) -> tuple[Integers, Integers]:
+    """Limits of sums over a layer's whole map, cut off where no buffer holds them anyway."""
+    height, width, _ = accumulator_size(layer, input_shape)
+    area = min(height * width, _BEYOND)  # so that products fit 64 bits
+    low, high = (np.clip(ends, -_BEYOND, _BEYOND) * area for ends in limits)
     return low, high
 
 
@@ -235,8 +245,7 @@ def _final_values(
         case activation:
             low, high = activate(-worst, activation), activate(worst, activation)
     if not isinstance(layer, Add) and has_global_average(layer):
-        height, width, _ = accumulator_size(layer, input_shape)
-        low, high = low * (height * width), high * (height * width)
+        return _summed((low, high), layer, input_shape)
     return low, high
 
 

@@ -26,6 +26,7 @@ from akida_backend.program import (
     Bias,
     Code,
     Conv2D,
+    Convolutional,
     Dense1D,
     DepthwiseConv2D,
     FullyConnected,
@@ -825,6 +826,24 @@ def test_separable_potentials_reach_their_limits() -> None:
     low, high = potential_limits(layer, (1, 1, 2), 15)
     assert low.tolist() == [-7 * 45, -5 * 30, 0]
     assert high.tolist() == [5 * 30, 7 * 45, 5 * 30 + 7 * 45]
+
+
+def test_sums_over_a_map_beyond_64_bits_keep_their_sign() -> None:
+    layer = Convolutional(
+        name="c",
+        inputs=("x",),
+        output="y",
+        weights=np.array([[[[7]]], [[[-7]]]], np.int8),
+        threshold=np.zeros(2, np.int32),
+        activation=NoActivation(),
+        output_bits=32,
+        stride=ONE,
+        global_average=True,
+    )
+    low, high = potential_limits(layer, (1 << 30, 1 << 30, 1), 15)
+    assert low[0] == high[1] == 0
+    assert high[0] > 1 << 31
+    assert low[1] < -(1 << 31)
 
 
 def test_relu_output_starts_at_zero() -> None:
