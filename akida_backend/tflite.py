@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
+from akida_backend.devices import device as find_device
 from akida_backend.engine import engine_status, native_library
 from akida_backend.errors import EngineError, InputError
 from akida_backend.tflite_compiler import CALIBRATIONS, Compiler
@@ -42,18 +43,20 @@ def library_path() -> str:
     return path
 
 
-def load_delegate(device: str = "akida2", **options: object) -> Delegate:
+def load_delegate(device: str | None = None, **options: object) -> Delegate:
     """A delegate for ``Interpreter(..., experimental_delegates=[delegate])`` of either runtime.
 
     Args:
-        device: Name of a device profile.
+        device: Name of a device profile, by default ``akida2`` or a compiled model's own.
         options: Fields of `Options`, without host.
 
     Raises:
         InputError: An unknown device or option.
         EngineError: There is no library.
     """
-    return Delegate({"device": device, **options})
+    if device is not None:
+        options["device"] = find_device(device).name
+    return Delegate(options)
 
 
 class Delegate:

@@ -222,6 +222,21 @@ def test_the_command_writes_a_compiled_model(
     assert len(kernels(runtime.interpreter(compiled, ab.tflite.load_delegate()))) == 1
 
 
+def test_a_compiled_model_of_another_device_is_refused(
+    runtime: Runtime, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compiled = compiled_tflite(ab.compile(write_tflite(networks.classifier())))
+    for same in (
+        ab.tflite.load_delegate("AKIDA2()"),
+        runtime.module.load_delegate(ab.tflite.library_path(), {"device": "Akida2()"}),
+    ):
+        assert len(kernels(runtime.interpreter(compiled, same))) == 1
+    with pytest.raises((RuntimeError, ValueError)) as refusal:
+        runtime.interpreter(compiled, ab.tflite.load_delegate("akd1000"))
+    said = str(refusal.value) + capfd.readouterr().err
+    assert "compiled for device 'akida2', the option asks for 'akd1000'" in said
+
+
 def test_without_python_behind_it_the_library_runs_compiled_models_only(
     runtime: Runtime, library: str, tmp_path: Path
 ) -> None:

@@ -76,6 +76,9 @@ AKIDA_BACKEND_API void akida_backend_program_free(akida_backend_program* program
 AKIDA_BACKEND_API int akida_backend_program_port(const akida_backend_program* program,
                                                  akida_backend_end end, akida_backend_port* port);
 
+/* Name of the device it was compiled for. */
+AKIDA_BACKEND_API const char* akida_backend_program_device(const akida_backend_program* program);
+
 AKIDA_BACKEND_API const char* akida_backend_program_instruction_set(
     const akida_backend_program* program);
 
@@ -139,6 +142,23 @@ AKIDA_BACKEND_API int akida_backend_softmax(const void* from, void* to, size_t r
  * channel, and back the other way round. */
 AKIDA_BACKEND_API int akida_backend_transpose(const void* from, void* to, size_t batch, size_t rows,
                                               size_t columns, size_t value_bytes);
+
+/* Where the values of a sample come from: `rows` rows of `runs` runs of `run_bytes` bytes. A row's
+ * first run lies `offsets[row]` bytes into the sample, the others `stride` bytes apart; where the
+ * offset is negative all are `fill`, `run_bytes` bytes. */
+typedef struct akida_backend_moves {
+  size_t from_bytes; /* of a sample, less than 2**31 */
+  size_t rows;
+  const int32_t* offsets;
+  size_t runs;
+  size_t stride;
+  size_t run_bytes;
+  const void* fill; /* NULL where no offset is negative */
+} akida_backend_moves;
+
+/* Any rearrangement within each of `batch` samples, with borders. */
+AKIDA_BACKEND_API int akida_backend_gather(const void* from, void* to, size_t batch,
+                                           const akida_backend_moves* moves);
 
 #ifdef __cplusplus
 }

@@ -4,7 +4,6 @@
 // Factories stay for ever, because sessions outlive their registration; so does the library.
 #include <algorithm>
 #include <atomic>
-#include <cctype>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -17,6 +16,7 @@
 #include <dlfcn.h>
 #endif
 
+#include "device_name.h"
 #include "onnxruntime_abi.h"
 #include "onnxruntime_model.h"
 #include "onnxruntime_python.h"
@@ -91,12 +91,6 @@ struct SessionSettings {
   }
 };
 
-std::string folded(std::string text) {
-  for (char& each : text) each = static_cast<char>(std::tolower(static_cast<unsigned char>(each)));
-  const size_t call = text.find("()");
-  return text.substr(0, call);
-}
-
 struct Provider : Ep {
   const Api* api;
   SessionSettings settings;
@@ -154,7 +148,7 @@ std::shared_ptr<Segment> context_segment(const Provider& provider, const Node* n
   const auto& names = segment->notes().all("devices");
   const std::string wanted = provider.settings.option("device", "");
   const bool fits = std::any_of(names.begin(), names.end(), [&](const std::string& name) {
-    return folded(name) == folded(wanted);
+    return same_device(name, wanted);
   });
   if (!wanted.empty() && !fits) {
     throw Failure("EPContext node: compiled for device '" + segment->notes().one("devices") +

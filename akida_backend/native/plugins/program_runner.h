@@ -25,6 +25,7 @@ class ProgramRunner {
   // Live as long as the runner.
   const akida_backend_port& input() const { return input_; }
   const akida_backend_port& output() const { return output_; }
+  const char* device() const { return akida_backend_program_device(program_); }
 
   // Host integers in, host integers out, `batch` samples one behind the other; 0 is allowed.
   // False on failure: akida_backend_error() says why.

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "device_name.h"
 #include "tflite_abi.h"
 #include "tflite_answer.h"
 #include "tflite_compiler.h"
@@ -23,7 +24,7 @@ namespace {
 constexpr const char* program_operator = "akida-program";
 
 // Of akida_backend/options.py, for processes without Python; a test compares them. Programs are
-// compiled already there, so only `threads` has an effect.
+// compiled already there, so only `device` and `threads` have an effect.
 constexpr const char* option_names[] = {
     "device",
     "emulation",
@@ -47,7 +48,8 @@ std::atomic<const akida_backend_tflite_compiler*> compiler{nullptr};
 
 struct Akida : Delegate {
   std::vector<std::string> names, values;
-  int threads = 0;  // 0: as many as the runtime uses
+  std::string device;  // empty: not asked for
+  int threads = 0;     // 0: as many as the runtime uses
 
   std::vector<const char*> name_pointers() const { return pointers(names); }
   std::vector<const char*> value_pointers() const { return pointers(values); }
@@ -102,8 +104,20 @@ bool carried_programs(const Graph& graph, std::vector<Segment>& segments, std::s
   return true;
 }
 
+// Of a compiled model; empty where it is the one asked for.
+std::string other_device(const Akida& delegate, const std::vector<Segment>& segments) {
+  for (const Segment& segment : segments) {
+    const std::string device = segment.runner->device();
+    if (delegate.device.empty() || same_device(device, delegate.device)) continue;
+    return "operator " + std::to_string(segment.nodes.front()) + " " + program_operator +
+           ": compiled for device '" + device + "', the option asks for '" + delegate.device +
+           "'\n  Leave the option out, or compile the model for '" + delegate.device + "'.";
+  }
+  return {};
+}
+
 Status claim(Context* context, Akida& delegate, std::vector<Segment> segments, const Graph& graph,
-             bool all_required) {
+             bool all_required, bool carried) {
   std::string problem;
   for (Segment& segment : segments) {
     if (!check_segment(graph, segment, threads_of(delegate, *context), problem)) {
@@ -111,6 +125,8 @@ Status claim(Context* context, Akida& delegate, std::vector<Segment> segments, c
       return fail(context, "operator " + std::to_string(first) + ": " + problem);
     }
   }
+  if (carried) problem = other_device(delegate, segments);
+  if (!problem.empty()) return fail(context, problem);
   std::vector<Partition> partitions;
   std::vector<std::string> left;
   if (!plan_partitions(context, std::move(segments), partitions, left)) {
@@ -140,7 +156,7 @@ Status prepare_checked(Context* context, Akida& delegate) {
   if (!carried_programs(graph, answer.segments, problem)) return fail(context, problem);
   if (!answer.segments.empty()) {
     // Of a compiled model the rest was left to the host when it was compiled.
-    return claim(context, delegate, std::move(answer.segments), graph, true);
+    return claim(context, delegate, std::move(answer.segments), graph, true, true);
   }
   const auto* hooks = compiler.load();
   if (hooks == nullptr) {
@@ -155,7 +171,8 @@ Status prepare_checked(Context* context, Akida& delegate) {
       !answer.refusal.empty()) {
     return fail(context, answer.refusal.empty() ? "the compiler failed" : answer.refusal);
   }
-  return claim(context, delegate, std::move(answer.segments), graph, answer.all_required);
+  return claim(context, delegate, std::move(answer.segments), graph, answer.all_required,
+               false);
 }
 
 Status prepare(Context* context, Delegate* delegate) {
@@ -195,6 +212,7 @@ std::string refused_by_schema(const Akida& delegate) {
 std::string refused_options(Akida& delegate) {
   std::string problem = refused_by_schema(delegate);
   for (size_t i = 0; i < delegate.names.size() && problem.empty(); i++) {
+    if (delegate.names[i] == "device") delegate.device = delegate.values[i];
     if (delegate.names[i] != "threads") continue;
     delegate.threads = std::atoi(delegate.values[i].c_str());
     if (delegate.threads < 1 || delegate.threads > most_threads) {

@@ -23,6 +23,7 @@ using akida_backend::guarded;
 using akida_backend::require;
 
 struct akida_backend_program {
+  std::string device;
   std::shared_ptr<const Plan> plan;
 };
 
@@ -89,7 +90,8 @@ akida_backend_program* akida_backend_program_load(const void* bytes, size_t size
                              ? akida_backend::default_instruction_set()
                              : akida_backend::instruction_set(instruction_set);
     const auto program = akida_backend::read_program(static_cast<const uint8_t*>(bytes), size);
-    auto* loaded = new akida_backend_program{akida_backend::make_plan(program, *chosen.kernels)};
+    auto* loaded = new akida_backend_program{
+        program.device, akida_backend::make_plan(program, *chosen.kernels)};
     give_memory_back();
     return loaded;
   });
@@ -119,6 +121,10 @@ int akida_backend_program_port(const akida_backend_program* program, akida_backe
         static_cast<uint64_t>(akida_backend::type_bytes(static_cast<uint32_t>(port->type)));
     return 0;
   });
+}
+
+const char* akida_backend_program_device(const akida_backend_program* program) {
+  return program == nullptr ? "" : program->device.c_str();
 }
 
 const char* akida_backend_program_instruction_set(const akida_backend_program* program) {

@@ -616,8 +616,8 @@ Program read_program(const uint8_t* bytes, size_t size) {
   fields.zeros(4, "program record");
   Heap heap(bytes, size, records_end(count));
   heap.text("name", name);
-  heap.text("device", device);
   Program program;
+  program.device = heap.text("device", device);
   program.input = read_port("input", heap, fields, 2);
   fields.zeros(4, "program record");
   program.recode = heap.array<int16_t>("input recode", fields.reference());

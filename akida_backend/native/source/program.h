@@ -152,6 +152,7 @@ struct Port {
 };
 
 struct Program {
+  std::string device;  // name of its profile
   Port input, output;
   Array<int16_t> recode;
   int32_t zero_point, low, high;
