@@ -69,6 +69,8 @@ def akida1_options_of(program: Program) -> set[str]:
         found.add(f"{kind} from {program.tensors[layer.inputs[0]].code.bits} bits")
         if isinstance(layer, FullyConnected):
             continue
+        if isinstance(layer, Convolutional) and _is_diagonal(layer.weights):
+            found.add(f"{kind} diagonal to {layer.output_bits} bits")
         _, height, width, _ = layer.weights.shape
         found.add(f"{kind} kernel {height}" if height == width else f"{kind} kernel not square")
         found.add(f"{kind} stride {layer.stride.height}")
@@ -79,6 +81,16 @@ def akida1_options_of(program: Program) -> set[str]:
         elif layer.global_average:
             found.add(f"{kind} global average")
     return found
+
+
+def _is_diagonal(weights: NDArray[np.int8]) -> bool:
+    """Whether each of several filters reads the channel of its own number alone."""
+    filters, _, _, channels = weights.shape
+    return filters == channels > 1 and not (weights * ~_own(channels)).any()
+
+
+def _own(channels: int) -> NDArray[np.bool_]:
+    return np.eye(channels, dtype=bool)[:, None, None, :]
 
 
 class _Common(TypedDict):
@@ -152,7 +164,8 @@ class _Builder:
 
     def _layer(self, kind: Kind, current: DeviceTensor, *, wide: bool) -> DeviceTensor:
         height, width, channels = current.shape
-        filters = self.random.randint(1, self.channels)
+        diagonal = kind == "conv" and channels > 1 and self.chance(4)
+        filters = channels if diagonal else self.random.randint(1, self.channels)
         kernel = self._kernel()
         step = self.pick((1, 1, 2, 3))
         stride = Size2D(step, step if not self.chance(5) else self.random.randint(1, 3))
@@ -179,6 +192,8 @@ class _Builder:
             activation=NoActivation(),
             output_bits=32,
         )
+        if diagonal:
+            common["weights"] *= _own(channels)
         layer = self._build(kind, common, stride, padding, filters, current)
         highest = current.code.limits[1]
         bits = 32

@@ -90,6 +90,7 @@ def test_seeds_of_ci_reach_every_layer_type_and_option() -> None:
     wanted |= {f"{layer} kernel {side}" for layer in LAYERS[:3] for side in (1, 3, 5, 7)}
     wanted |= {f"{layer} kernel not square" for layer in LAYERS[:3]}
     wanted |= {f"{layer} stride {step}" for layer in LAYERS[:3] for step in (1, 2, 3)}
+    wanted |= {f"{LAYERS[1]} diagonal to {bits} bits" for bits in (1, 2, 4, 32)}
     seen = Counter(
         option
         for seed in range(SEEDS_IN_CI)

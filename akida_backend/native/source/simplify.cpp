@@ -73,7 +73,9 @@ void join_parts(Simplified& simplified) {
 
 void separate_channels(Simplified& simplified, Layer& layer) {
   const int64_t channels = layer.kernel_channels;
-  if (layer.kind != Kind::convolution || layer.filters != channels ||
+  // Depthwise kernels leave accumulators that nothing follows in an order of their own.
+  const bool bare = layer.generation == 1 && layer.output_bits == 32;
+  if (layer.kind != Kind::convolution || layer.filters != channels || bare ||
       !layer.input_shift.empty()) {
     return;
   }
