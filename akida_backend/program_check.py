@@ -231,8 +231,9 @@ def worst_case_accumulator(layer: ConvolutionLayer | Add, *input_limits: Limits)
     if isinstance(layer, DepthwiseConv2D | DepthwiseConv2DTranspose):
         magnitude = np.moveaxis(magnitude, -1, 0)  # 1HWC: filters first
     filters, *_ = magnitude.shape
-    sums: Integers = magnitude.reshape(filters, -1).sum(axis=1)
-    return sums * peaks[0] + np.abs(layer.bias.effective)
+    # Cut off where no buffer holds them anyway, so that sums and products fit 64 bits.
+    sums: Integers = np.minimum(magnitude, _BEYOND).reshape(filters, -1).sum(axis=1)
+    return np.minimum(sums, _BEYOND) * peaks[0] + np.abs(layer.bias.effective)
 
 
 def _final_values(

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int input_accumulator_bits = 32, inner_accumulator_bits = 28, final_bits = 32;
 constexpr int potential_bits = 32, summed_potential_bits = 20;
+constexpr int64_t beyond = int64_t{1} << 31;  // every buffer
 
 int64_t largest(int bits) { return (int64_t{1} << (bits - 1)) - 1; }
 
@@ -32,13 +33,15 @@ std::vector<int64_t> worst_accumulators(const Layer& layer, Limits a, Limits b) 
       for (size_t tap = 0; tap < taps; tap++) {
         for (size_t c = 0; c < channels; c++) {
           const int by = layer.input_shift.empty() ? 0 : layer.input_shift[c];
-          sum += std::abs(int64_t{layer.weights[next++]}) << by;
+          sum += std::min(std::abs(int64_t{layer.weights[next++]}) << by, beyond);
         }
       }
     }
   }
   for (size_t f = 0; f < filters; f++) {
-    worst[f] = worst[f] * peak(a) + (std::abs(int64_t{layer.bias[f]}) << layer.bias_shift[f]);
+    // Cut off where no buffer holds it anyway, so that products fit 64 bits.
+    worst[f] = std::min(worst[f], beyond) * peak(a) +
+               (std::abs(int64_t{layer.bias[f]}) << layer.bias_shift[f]);
   }
   return worst;
 }
