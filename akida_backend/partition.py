@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from akida_backend.candidate import Alias, Candidate, Candidates
@@ -37,6 +40,15 @@ class Region:
     def macs(self, graph: Graph) -> int:
         return sum(candidate_macs(graph, c) for c in self.candidates)
 
+    def behind(self, candidate: Candidate) -> Region | None:
+        """What is left of a chain when one of its candidates is on the host; None if not one."""
+        known = {candidate.output}
+        for follower in (rest := self.candidates[self.candidates.index(candidate) + 1 :]):
+            if not known.issuperset(follower.inputs):
+                return None
+            known.add(follower.output)
+        return Region(candidate.output, self.output, rest) if rest else None
+
 
 def candidate_macs(graph: Graph, candidate: Candidates) -> int:
     """MACs per sample the device executes for a candidate."""
@@ -51,38 +63,85 @@ def partition(
     Every segment reads one tensor and is needed outside through one tensor. From each tensor, in
     topological order, the largest such part of what it determines alone is taken.
     """
-    left = list(range(len(candidates)))
+    wiring = _Wiring(graph, candidates)
+    left = set(range(len(candidates)))
     regions: list[Region] = []
-    for start in dict.fromkeys(name for c in candidates for name in c.inputs):
-        while (chosen := _best_region(graph, candidates, left, start)) is not None:
+    for start in wiring.readers:
+        while (chosen := _best_region(wiring, left, start)) is not None:
             members, output = chosen
             regions.append(Region(start, output, tuple(candidates[i] for i in members)))
-            left = [i for i in left if i not in members]
-    reasons = {i: _homeless(graph, candidates, i, device, regions) for i in left}
+            left.difference_update(members)
+    reasons = {i: _homeless(graph, candidates, i, device, regions) for i in sorted(left)}
     return tuple(regions), reasons
 
 
+@dataclass(frozen=True)
+class _Wiring:
+    """Who reads what, of all candidates."""
+
+    graph: Graph
+    candidates: Sequence[Candidates]
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[int]]:
+        """Positions of the candidates that read a tensor, in order."""
+        found: dict[str, list[int]] = {}
+        for i, candidate in enumerate(self.candidates):
+            for name in dict.fromkeys(candidate.inputs):
+                found.setdefault(name, []).append(i)
+        return found
+
+    @cached_property
+    def macs(self) -> Sequence[int]:
+        """Of each candidate."""
+        return [candidate_macs(self.graph, candidate) for candidate in self.candidates]
+
+    @cached_property
+    def _owner(self) -> Mapping[str, int]:
+        return {key(op): i for i, c in enumerate(self.candidates) for op in c.operations}
+
+    def needed_beyond(self, i: int, positions: AbstractSet[int]) -> set[str]:
+        """Tensors of a candidate that something outside of `positions` reads."""
+        return {
+            name
+            for op in self.candidates[i].operations
+            for name in op.outputs
+            if name in self.graph.outputs
+            or any(self._owner.get(key(r)) not in positions for r in self.graph.consumers[name])
+        }
+
+
 def _best_region(
-    graph: Graph, candidates: Sequence[Candidates], left: Sequence[int], start: str
+    wiring: _Wiring, left: AbstractSet[int], start: str
 ) -> tuple[list[int], str] | None:
     """Positions and output of the heaviest valid region that reads `start` only."""
-    region: list[int] = []
+    candidates = wiring.candidates
+    inner = {start}  # what a further member may read
     made: dict[str, int] = {}
-    for i in left:
+    pending = [i for i in wiring.readers[start] if i in left]
+    while pending:
+        i = heapq.heappop(pending)
         candidate = candidates[i]
-        if all(name == start or name in made for name in candidate.inputs) and _may_stand(
-            candidate, start
-        ):
-            region.append(i)
-            made[candidate.output] = i
-    best: tuple[int, int, list[int], str] | None = None
-    for output in made:
-        members = _ancestors(candidates, made, output)
-        if not _closed(graph, candidates, members, output):
+        if candidate.output in made or not inner.issuperset(candidate.inputs):
             continue
-        macs = sum(candidate_macs(graph, candidates[i]) for i in members)
-        if macs > 0 and (best is None or (macs, len(members)) > best[:2]):
-            best = (macs, len(members), members, output)
+        needed = wiring.needed_beyond(i, left)
+        if not (needed <= {candidate.output} and _may_stand(candidate, start)):
+            continue
+        made[candidate.output] = i
+        if not needed:
+            inner.add(candidate.output)
+            for reader in wiring.readers.get(candidate.output, ()):
+                if reader in left:
+                    heapq.heappush(pending, reader)
+    best: tuple[int, int, list[int], str] | None = None
+    for output in reversed(made):
+        members = _ancestors(candidates, made, output)
+        macs = sum(wiring.macs[i] for i in members)
+        size = (macs, len(members))
+        if macs > 0 and (best is None or size >= best[:2]) and _closed(wiring, members, output):
+            best = (*size, members, output)
+            if len(members) == len(made):
+                break
     return None if best is None else (best[2], best[3])
 
 
@@ -104,20 +163,12 @@ def _ancestors(candidates: Sequence[Candidates], made: Mapping[str, int], output
     return sorted(needed)
 
 
-def _closed(
-    graph: Graph, candidates: Sequence[Candidates], members: Sequence[int], output: str
-) -> bool:
+def _closed(wiring: _Wiring, members: Sequence[int], output: str) -> bool:
     """Whether nothing but `output` is needed outside the members, and pools are followed."""
-    inside = {key(op) for i in members for op in candidates[i].operations}
-    for i in members:
-        for op in candidates[i].operations:
-            for name in op.outputs:
-                if name == output:
-                    continue
-                if name in graph.outputs:
-                    return False
-                if any(key(reader) not in inside for reader in graph.consumers[name]):
-                    return False
+    graph, candidates = wiring.graph, wiring.candidates
+    inside = set(members)
+    if any(wiring.needed_beyond(i, inside) - {output} for i in members):
+        return False
     if any(_gives_potentials(candidates[i]) for i in _in_front(candidates, members)):
         return False
     return all(

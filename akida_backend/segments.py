@@ -67,13 +67,34 @@ def lower_region(
     """
     uniform: frozenset[str] = frozenset()
     while True:
-        result = _lower(region, graph, device, options, name, measured, uniform)
+        result = _lower(region, graph, device, options, name, measured, uniform, tuned=True)
         if isinstance(result, LoweredSegment) or measured is None:
             return result
         inputs = frozenset(result.candidate.inputs)
         if inputs <= uniform:
             return result
         uniform |= inputs
+
+
+def further_refusals(
+    region: Region,
+    first: SegmentRefusal,
+    graph: Graph,
+    device: Device,
+    options: Options,
+    measured: Measured | None,
+) -> list[SegmentRefusal]:
+    """What else has no parameters behind a refused candidate: found without a round for each."""
+    found: list[SegmentRefusal] = []
+    rest = region.behind(first.candidate)
+    everything = frozenset(candidate.output for candidate in region.candidates)
+    while rest is not None:
+        result = _lower(rest, graph, device, options, "", measured, everything, tuned=False)
+        if isinstance(result, LoweredSegment):
+            break
+        found.append(result)
+        rest = rest.behind(result.candidate)
+    return found
 
 
 def _lower(
@@ -84,6 +105,8 @@ def _lower(
     name: str,
     measured: Measured | None,
     uniform: frozenset[str],
+    *,
+    tuned: bool,
 ) -> LoweredSegment | SegmentRefusal:
     codes = assign_codes(
         graph,
@@ -98,7 +121,9 @@ def _lower(
     entry = input_port(graph, region.input, codes[region.input])
     offsets: dict[str, FloatArray] = {}
     context = LoweringContext(graph, options, codes, offsets, sums=sums_of(graph, region))
-    tuner = None if measured is None else Tuner(measured, entry, codes, region.macs(graph))
+    tuner = None
+    if tuned and measured is not None:
+        tuner = Tuner(measured, entry, codes, region.macs(graph))
     canonical: dict[str, str] = {}
     layers: list[ProgramLayer] = []
     assumptions: dict[str, None] = {}

@@ -1229,6 +1229,7 @@ def test_reporting_an_unknown_rule_is_an_error() -> None:
 # ---------------------------------------------------------------- which rules decide
 
 NEVER = {
+    "V1-GRAPH-FIRST",
     "V1-GRAPH-FC-INPUT",
     "V1-GRAPH-CONV-PADDING",
     "V1-CNV-OUTPUT-PER-TENSOR",
