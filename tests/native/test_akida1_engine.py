@@ -124,6 +124,35 @@ def extreme_digits() -> Program:
     return chain.build()
 
 
+def third_digits() -> Program:
+    """Depthwise sums that are far above their lowest value next to the border."""
+    chain = Akida1Chain(15).map(30, 31, 6)
+    chain.separable(5, weights=np.full((1, 25, 28, 6), -8, np.int8))
+    return chain.build()
+
+
+def listed_digits(
+    channels: int, *, extreme: bool = False, map_shape: tuple[int, int] = (9, 7)
+) -> Callable[[], Program]:
+    """A separable layer of so many channels that the rare second digits are listed.
+
+    Extreme: weights that give every sum such a digit, above the usual one or below.
+    """
+
+    def build() -> Program:
+        chain = Akida1Chain(14).map(*map_shape, channels)
+        weights = None
+        if extreme:
+            weights = np.full((1, 3, 3, channels), -8, np.int8)
+            weights[..., channels // 2 :] = 7
+            weights[:, 1:, :, ::2] = weights[:, :, 1:, ::2] = 0  # always within 8 bits
+        chain.separable(channels + 7, weights=weights)
+        chain.separable(40, 3, 2)
+        return chain.build()
+
+    return build
+
+
 def long_sums() -> Program:
     """Depthwise sums of 25 bits, four digits."""
     chain = Akida1Chain(7).map(2, 1, 2)
@@ -160,6 +189,15 @@ def separate_channels() -> Program:
     kernel = chain.rng.integers(-8, 8, (20, 3, 3)).astype(np.int8)
     chain.conv(20, 3, weights=kernel[..., None] * np.eye(20, dtype=np.int8)[:, None, None, :])
     chain.conv(20, 1, average=True, weights=np.eye(20, dtype=np.int8)[:, None, None, :])
+    return chain.build()
+
+
+def separate_potentials() -> Program:
+    """The same at the end, where channels stand as the host reads them."""
+    chain = Akida1Chain(16).map(9, 8, 52)
+    kernel = chain.rng.integers(-8, 8, (52, 3, 3)).astype(np.int8)
+    own = np.eye(52, dtype=np.int8)[:, None, None, :]
+    chain.conv(52, 3, bits=32, weights=kernel[..., None] * own)
     return chain.build()
 
 
@@ -209,12 +247,24 @@ POOL = MaxPool(TWO, Size2D(1, 3), Padding.SAME)
         pytest.param(digits(Size2D(12, 12)), id="two-digits-of-8-bits"),
         pytest.param(digits(Size2D(40, 40)), id="three-digits"),
         pytest.param(extreme_digits, id="extreme-digits"),
+        pytest.param(third_digits, id="third-digits"),
+        pytest.param(listed_digits(128), id="listed-digits"),
+        pytest.param(listed_digits(203), id="listed-digits-203-channels"),
+        pytest.param(listed_digits(517), id="listed-digits-517-channels"),
+        pytest.param(listed_digits(160, extreme=True), id="listed-digits-extreme"),
+        pytest.param(listed_digits(161, map_shape=(1, 1)), id="listed-digits-one-pixel"),
+        pytest.param(listed_digits(130, map_shape=(3, 61)), id="listed-digits-long-rows"),
+        pytest.param(
+            potentials(lambda c: [c.conv(131), c.separable(45, bits=32, pool=POOL)]),
+            id="listed-digits-wide-pool",
+        ),
         pytest.param(long_sums, id="four-digits", marks=pytest.mark.full),
         pytest.param(tall_staircases(1 / 5000), id="staircase-clamped"),
         pytest.param(tall_staircases(1 / 1000), id="staircase-split"),
         pytest.param(tall_staircases(1 / 20), id="staircase-counted"),
         pytest.param(joined_pixels, id="joined-pixels"),
         pytest.param(separate_channels, id="separate-channels"),
+        pytest.param(separate_potentials, id="separate-potentials"),
         pytest.param(two_parts(1, dense=False), id="two-parts-joined"),
         pytest.param(two_parts(-1, dense=False), id="two-parts-subtracted"),
         pytest.param(two_parts(-1, dense=True), id="two-parts-subtracted-dense"),

@@ -3,4 +3,4 @@
 
 #include "table.h"
 
-AKIDA_BACKEND_KERNELS("avx2", Quads256, Pairs256, 32767)
+AKIDA_BACKEND_KERNELS("avx2", Quads256, Pairs256, Narrow256, 32767)

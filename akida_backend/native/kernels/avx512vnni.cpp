@@ -3,4 +3,4 @@
 
 #include "table.h"
 
-AKIDA_BACKEND_KERNELS("avx512vnni", Quads512, Quads512, INT32_MAX)
+AKIDA_BACKEND_KERNELS("avx512vnni", Quads512, Quads512, Quads512, INT32_MAX)

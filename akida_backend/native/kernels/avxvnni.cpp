@@ -4,4 +4,4 @@
 
 #include "table.h"
 
-AKIDA_BACKEND_KERNELS("avxvnni", Quads256, Quads256, INT32_MAX)
+AKIDA_BACKEND_KERNELS("avxvnni", Quads256, Quads256, Quads256, INT32_MAX)

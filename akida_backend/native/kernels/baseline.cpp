@@ -10,4 +10,4 @@ using Lanes = PortablePairs;
 
 #include "table.h"
 
-AKIDA_BACKEND_KERNELS("baseline", Lanes, Lanes, 0)
+AKIDA_BACKEND_KERNELS("baseline", Lanes, Lanes, Lanes, 0)

@@ -4,6 +4,8 @@
 #ifndef AKIDA_BACKEND_DEPTHWISE_H
 #define AKIDA_BACKEND_DEPTHWISE_H
 
+#include <cstring>
+
 #include "rescaling.h"
 
 namespace {
@@ -29,14 +31,13 @@ AKIDA_BACKEND_INLINE void store_depthwise(const Depthwise& job, const Block& blo
                                           Cursor& target) {
   if (job.accumulators) {
     store_accumulators<I>(sums, target);
+  } else if (job.digits == 2) {
+    store_two_digits<I>(sums, block, target, job.digit_bits, job.digit_step);
   } else if (job.digits > 0) {
     Cursor to = target;
-    int shift = 0;
-    for (int32_t digit = 1; digit < job.digits; digit++, to.at += job.digit_step) {
-      store_digit<I>(sums, block, to, shift, (1 << job.digit_bits) - 1);
-      shift += job.digit_bits;
+    for (int32_t digit = 0; digit < job.digits; digit++, to.at += job.digit_step) {
+      store_byte<I>(sums, block, to, 8 * digit, job.digits == 1);
     }
-    store_digit<I>(sums, block, to, shift, 255);
     uint8_t* passed[outputs];
     target.take(passed);
   } else {
@@ -126,6 +127,73 @@ void sliding_column(const Depthwise& job, const Block& block, const uint8_t* sou
   store_depthwise<I>(job, block, sums, target);
 }
 
+// Appends where weights of the channels of a mask's bits lie, `first` being that of the lowest one;
+// at most three more numbers are overwritten behind them.
+template <class I>
+AKIDA_BACKEND_INLINE int32_t list_bits(uint64_t mask, int32_t first, uint8_t* numbers) {
+  constexpr int unrolled = 4;
+  const int32_t count = __builtin_popcountll(mask);
+  int32_t done = 0;
+  do {  // without a branch for every bit, nor for few of them
+    AKIDA_BACKEND_UNROLL
+    for (int i = 0; i < unrolled; i++, numbers += 2, mask &= mask - 1) {
+      const int bit = __builtin_ctzll(mask | uint64_t{1} << 63);
+      const auto number = static_cast<uint16_t>((first + bit) * (I::lanes / 2));
+      std::memcpy(numbers, &number, sizeof number);
+    }
+    done += unrolled;
+  } while (done < count);
+  return count;
+}
+
+// One pixel's list of second digits on one side of the usual one: each channel as often as
+// `distance` of its digit says.
+template <class I, class Distance>
+AKIDA_BACKEND_INLINE int32_t list_side(int32_t channels, const uint8_t* digits, uint8_t*& numbers,
+                                       Distance distance) {
+  constexpr int32_t chunk = 4 * I::lanes;
+  int32_t count = 0;
+  for (int32_t first = 0; first < channels; first += chunk) {
+    const int32_t rest = smaller(chunk, channels - first);
+    const uint64_t own = ~uint64_t{0} >> (64 - rest);
+    uint8_t last[chunk] = {};  // what is behind them may be another thread's
+    if (rest < chunk) std::memcpy(last, digits + first, static_cast<size_t>(rest));
+    auto times = distance(I::load_bytes(rest < chunk ? last : digits + first));
+    uint64_t mask = I::nonzero_bytes(times) & own;
+    while (mask != 0) {
+      count += list_bits<I>(mask, first, numbers + 2 * count);
+      times = I::subtract_bytes(times, I::set_bytes(1));
+      mask = I::nonzero_bytes(times) & own;
+    }
+  }
+  const auto none = static_cast<uint16_t>(channels * (I::lanes / 2));
+  for (int i = 0; i < listed_group; i++) {
+    std::memcpy(numbers + 2 * (count + i), &none, sizeof none);
+  }
+  count = (count + listed_group - 1) / listed_group;
+  numbers += 2 * listed_group * count;
+  return count;
+}
+
+template <class I>
+void list_second_digits(const Depthwise& job, uint8_t* base, int32_t y, int32_t rows) {
+  using Bytes = typename I::Bytes;
+  const auto usual = I::set_bytes(static_cast<uint8_t>(job.usual));
+  for (; rows > 0; rows--, y++) {
+    const uint8_t* digits = base + job.target.start + job.digit_step + y * job.target.row;
+    uint8_t* list = base + job.lists.start + y * job.lists.row;
+    for (int32_t x = 0; x < job.width; x++, digits += job.target.pixel, list += job.lists.pixel) {
+      int32_t groups[2];
+      uint8_t* numbers = list + sizeof groups;
+      groups[0] = list_side<I>(job.channels, digits, numbers,
+                               [&](Bytes digit) { return I::subtract_bytes(digit, usual); });
+      groups[1] = list_side<I>(job.channels, digits, numbers,
+                               [&](Bytes digit) { return I::subtract_bytes(usual, digit); });
+      std::memcpy(list, groups, sizeof groups);
+    }
+  }
+}
+
 template <class I>
 void convolve_depthwise(const Depthwise& job, uint8_t* arena, int64_t arena_step, int64_t,
                         int64_t begin, int64_t end) {
@@ -156,9 +224,8 @@ void convolve_depthwise(const Depthwise& job, uint8_t* arena, int64_t arena_step
         four(job, block, source + at, target, rows);
         if (++number == job.block_count) number = 0;
       }
-      continue;
     }
-    for (int32_t number = 0; number < job.block_count; number++) {
+    for (int32_t number = 0; number < job.block_count && !job.flat; number++) {
       const Block& block = job.blocks[number];
       const Column column = block.vectors == 4 ? four : one;
       Cursor to = target;
@@ -168,6 +235,7 @@ void convolve_depthwise(const Depthwise& job, uint8_t* arena, int64_t arena_step
         column(job, block, from, to, rows);
       }
     }
+    if (job.lists.pixel > 0) list_second_digits<I>(job, base, y, rows);
   }
 }
 

@@ -42,6 +42,7 @@ struct Block {
   int64_t target;        // bytes from the pixel's first one
   int64_t source;        // the same in a depthwise layer's input
   const void* weights;
+  const uint8_t* listed; // weights per channel, `4 * lanes` as in a block of four vectors
   const int32_t* bias;
   Rescaler rescaler;
   const uint8_t* lowest;   // codes in channel order, repeated to `4 * lanes`
@@ -59,6 +60,16 @@ struct Map {
   int64_t pixel;
 };
 
+// Where sums of two digits are rarely anything but their first one, the second one is a list per
+// pixel, so that only what is not usual is multiplied: 32-bit numbers of groups above and below the
+// usual value, then groups of `listed_group` channels, as often as a channel's digit is away from
+// the usual one: 16 bits each, where its weights lie in Block::listed, in units of 8 bytes. One more
+// channel, of zeros, fills the last group.
+constexpr int listed_group = 8;
+// What is added to weights of listed channels, so that they are bytes from 0 on, and sums of a
+// group too.
+constexpr int listed_offset = 8;
+
 // Units are rows of one sample: in a convolution of one block as well, (block, sample, row), in a
 // depthwise one several rows.
 struct Convolution {
@@ -74,9 +85,12 @@ struct Convolution {
   int32_t target_width; // pixels per row of the target
   int32_t one_pixel;    // the map is one pixel: samples take the place of a row's pixels
   int32_t pairs;        // weights are 16-bit pairs
+  int32_t narrow;       // quads whose products may be summed up in 16 bits; 0: none
+  int32_t digit_bits;   // and then those of row r are as many times ``2**digit_bits`` to add
   int32_t accumulators; // the target takes them as they are
   int32_t in_order;     // and in the order of channels
   int32_t rows_first;   // units are (sample, row, block)
+  Map lists;            // of second digits; pixel: 0 without
   int32_t block_count;
   const Block* blocks;
 };
@@ -96,10 +110,13 @@ struct Depthwise {
   int32_t pairs;
   int32_t accumulators;
   // Instead of codes the target takes the digits of accumulators that are at least 0, lowest first,
-  // each in a map of its own; the last one may have 8 bits.
+  // each in a map of its own: two of what is below 2**15, the second one of up to 8 bits, or any
+  // number of 8 bits each.
   int32_t digits;        // 0: codes
   int32_t digit_bits;
   int64_t digit_step;    // bytes from one such map to the next
+  Map lists;             // that the second of two digits becomes; pixel: 0 without
+  int32_t usual;         // value of that digit
   int32_t block_count;
   const Block* blocks;
 };
@@ -236,7 +253,7 @@ struct KernelTable {
   void (*dequantize)(const HostCodes* codes, const void* from, float* to, int64_t count);
 };
 
-constexpr uint32_t kernel_table_version = 3;
+constexpr uint32_t kernel_table_version = 4;
 
 }  // namespace akida_backend
 

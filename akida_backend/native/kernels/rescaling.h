@@ -94,26 +94,25 @@ struct Cursor {
   }
 };
 
-// Stores codes that fit 16 bits, within the limits of the block.
-template <class I, int pixels, int vectors>
-AKIDA_BACKEND_INLINE void store_bytes(typename I::Vector (&codes)[pixels][vectors],
-                                      const Block& block, uint8_t* (&to)[pixels]) {
-  const int count = block.channels;
+// Stores what `pack` makes of four vectors at a time, `finish` last, in channel order.
+template <class I, int pixels, int vectors, class Pack, class Finished>
+AKIDA_BACKEND_INLINE void store_packed(const typename I::Vector (&codes)[pixels][vectors],
+                                       int count, uint8_t* (&to)[pixels], Pack pack,
+                                       Finished finish) {
   if constexpr (vectors == 4) {
     AKIDA_BACKEND_UNROLL
     for (int p = 0; p < pixels; p++) {
-      const auto bytes = I::pack(codes[p][0], codes[p][1], codes[p][2], codes[p][3]);
-      I::store_whole(to[p], I::clamp(bytes, block.lowest, block.highest), count);
+      const auto bytes = pack(codes[p][0], codes[p][1], codes[p][2], codes[p][3]);
+      I::store_whole(to[p], finish(bytes), count);
     }
   } else if constexpr (vectors == 2) {
     AKIDA_BACKEND_UNROLL
     for (int p = 0; p < pixels; p += 2) {
       const int q = p + 1 < pixels ? p + 1 : p;
       const auto bytes =
-          I::halves(I::pack(codes[p][0], codes[p][1], codes[q][0], codes[q][1]));
-      const auto clamped = I::clamp(bytes, block.lowest, block.highest);
-      I::template store_half<0>(to[p], clamped, count);
-      if (q > p) I::template store_half<1>(to[q], clamped, count);
+          finish(I::halves(pack(codes[p][0], codes[p][1], codes[q][0], codes[q][1])));
+      I::template store_half<0>(to[p], bytes, count);
+      if (q > p) I::template store_half<1>(to[q], bytes, count);
     }
   } else {
     constexpr int last = pixels - 1;
@@ -122,14 +121,24 @@ AKIDA_BACKEND_INLINE void store_bytes(typename I::Vector (&codes)[pixels][vector
       const int q = p + 1 < last ? p + 1 : last, r = p + 2 < last ? p + 2 : last;
       const int s = p + 3 < last ? p + 3 : last;
       const auto bytes =
-          I::quarters(I::pack(codes[p][0], codes[q][0], codes[r][0], codes[s][0]));
-      const auto clamped = I::clamp(bytes, block.lowest, block.highest);
-      I::template store_quarter<0>(to[p], clamped, count);
-      if (p + 1 < pixels) I::template store_quarter<1>(to[q], clamped, count);
-      if (p + 2 < pixels) I::template store_quarter<2>(to[r], clamped, count);
-      if (p + 3 < pixels) I::template store_quarter<3>(to[s], clamped, count);
+          finish(I::quarters(pack(codes[p][0], codes[q][0], codes[r][0], codes[s][0])));
+      I::template store_quarter<0>(to[p], bytes, count);
+      if (p + 1 < pixels) I::template store_quarter<1>(to[q], bytes, count);
+      if (p + 2 < pixels) I::template store_quarter<2>(to[r], bytes, count);
+      if (p + 3 < pixels) I::template store_quarter<3>(to[s], bytes, count);
     }
   }
+}
+
+// Stores codes that fit 16 bits, within the limits of the block.
+template <class I, int pixels, int vectors>
+AKIDA_BACKEND_INLINE void store_bytes(typename I::Vector (&codes)[pixels][vectors],
+                                      const Block& block, uint8_t* (&to)[pixels]) {
+  using Vector = typename I::Vector;
+  store_packed<I>(
+      codes, block.channels, to,
+      [](Vector a, Vector b, Vector c, Vector d) { return I::pack(a, b, c, d); },
+      [&](typename I::Bytes bytes) { return I::clamp(bytes, block.lowest, block.highest); });
 }
 
 // A vector's constants are loaded once for all pixels.
@@ -188,20 +197,42 @@ AKIDA_BACKEND_INLINE void store_codes(typename I::Vector (&sums)[pixels][vectors
   store_bytes<I>(codes, block, to);
 }
 
-// What is left of `mask` of accumulators that are shifted to the right.
+// Stores the two digits of accumulators from 0 to 2**15 - 1, `step` bytes apart.
 template <class I, int pixels, int vectors>
-AKIDA_BACKEND_INLINE void store_digit(typename I::Vector (&sums)[pixels][vectors],
-                                      const Block& block, Cursor target, int shift, int mask) {
-  typename I::Vector codes[pixels][vectors];
-  const auto by = I::set(shift), kept = I::set(mask);
-  AKIDA_BACKEND_UNROLL
-  for (int p = 0; p < pixels; p++) {
-    AKIDA_BACKEND_UNROLL
-    for (int v = 0; v < vectors; v++) codes[p][v] = I::bits(I::shift_right(sums[p][v], by), kept);
-  }
+AKIDA_BACKEND_INLINE void store_two_digits(typename I::Vector (&sums)[pixels][vectors],
+                                           const Block& block, Cursor& target, int bits,
+                                           int64_t step) {
+  using Vector = typename I::Vector;
+  const auto as_it_is = [](typename I::Bytes bytes) { return bytes; };
   uint8_t* to[pixels];
   target.take(to);
-  store_bytes<I>(codes, block, to);
+  store_packed<I>(
+      sums, block.channels, to,
+      [=](Vector a, Vector b, Vector c, Vector d) { return I::pack_low(a, b, c, d, bits); },
+      as_it_is);
+  AKIDA_BACKEND_UNROLL
+  for (int p = 0; p < pixels; p++) to[p] += step;
+  store_packed<I>(
+      sums, block.channels, to,
+      [=](Vector a, Vector b, Vector c, Vector d) { return I::pack_high(a, b, c, d, bits); },
+      as_it_is);
+}
+
+// Stores eight bits of accumulators that are shifted to the right, or those that have no more.
+template <class I, int pixels, int vectors>
+AKIDA_BACKEND_INLINE void store_byte(typename I::Vector (&sums)[pixels][vectors],
+                                     const Block& block, Cursor target, int shift, bool all) {
+  using Vector = typename I::Vector;
+  const auto by = I::set(shift), mask = I::set(255);
+  const auto byte = [=](Vector x) { return all ? x : I::bits(I::shift_right(x, by), mask); };
+  uint8_t* to[pixels];
+  target.take(to);
+  store_packed<I>(
+      sums, block.channels, to,
+      [=](Vector a, Vector b, Vector c, Vector d) {
+        return I::pack(byte(a), byte(b), byte(c), byte(d));
+      },
+      [](typename I::Bytes bytes) { return bytes; });
 }
 
 template <class I, int pixels, int vectors>

@@ -14,13 +14,13 @@
 #define AKIDA_BACKEND_EXPORT extern "C"
 #endif
 
-// `Pairs` computes what `quad_limit` forbids `Quads`.
-#define AKIDA_BACKEND_KERNELS(name, Quads, Pairs, quad_limit)                                     \
+// `Pairs` computes what `quad_limit` forbids `Quads`; `Narrow` is for Convolution::narrow.
+#define AKIDA_BACKEND_KERNELS(name, Quads, Pairs, Narrow, quad_limit)                             \
   AKIDA_BACKEND_EXPORT const akida_backend::KernelTable* akida_backend_kernel_table() {           \
     static constexpr akida_backend::KernelTable table = {                                         \
-        kernel_table_version, name, Quads::lanes, quad_limit, convolution<Quads, Pairs>,          \
-        depthwise<Quads, Pairs>, finish<Quads>, max_pool, add<Quads>, copy, encode, decode,       \
-        quantize, dequantize};                                                                    \
+        kernel_table_version, name, Quads::lanes, quad_limit,                                     \
+        convolution<Quads, Pairs, Narrow>, depthwise<Quads, Pairs>, finish<Quads>, max_pool,      \
+        add<Quads>, copy, encode, decode, quantize, dequantize};                                  \
     return &table;                                                                                \
   }
 

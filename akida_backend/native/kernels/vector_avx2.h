@@ -14,6 +14,7 @@ struct Vector256 {
   using Vector = __m256i;
   using Bytes = __m256i;
   static constexpr int lanes = 8;
+  static constexpr bool narrow = false;
   static constexpr int tile_pixels[5] = {0, 6, 4, 0, 2};
 
   static Vector zero() { return _mm256_setzero_si256(); }
@@ -86,6 +87,50 @@ struct Vector256 {
     };
     return _mm256_packus_epi16(half(_mm256_unpacklo_epi8(a, zero), _mm256_unpacklo_epi8(b, zero)),
                                half(_mm256_unpackhi_epi8(a, zero), _mm256_unpackhi_epi8(b, zero)));
+  }
+  // Of four vectors at least 0 and below 2**15: their lowest bits, and what is above those.
+  static Bytes pack_low(Vector a, Vector b, Vector c, Vector d, int bits) {
+    const Vector mask = _mm256_set1_epi16(static_cast<int16_t>((1 << bits) - 1));
+    return _mm256_packus_epi16(_mm256_and_si256(_mm256_packs_epi32(a, b), mask),
+                               _mm256_and_si256(_mm256_packs_epi32(c, d), mask));
+  }
+  static Bytes pack_high(Vector a, Vector b, Vector c, Vector d, int bits) {
+    const __m128i by = _mm_cvtsi32_si128(bits);
+    return _mm256_packus_epi16(_mm256_srl_epi16(_mm256_packs_epi32(a, b), by),
+                               _mm256_srl_epi16(_mm256_packs_epi32(c, d), by));
+  }
+  static Bytes set_bytes(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  // Not below 0.
+  static Bytes subtract_bytes(Bytes a, Bytes b) { return _mm256_subs_epu8(a, b); }
+  // A bit per byte that is not zero.
+  static uint64_t nonzero_bytes(Bytes x) {
+    const __m256i zero = _mm256_cmpeq_epi8(x, _mm256_setzero_si256());
+    return static_cast<uint32_t>(~_mm256_movemask_epi8(zero));
+  }
+  // Unsigned bytes, and in 16 bits those of the lower and of the upper half of each 128 bits.
+  static Bytes add_wrapped(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
+  struct Words {
+    Bytes low, high;
+  };
+  static void add_widened(Words& sum, Bytes x) {
+    const Bytes zero = _mm256_setzero_si256();
+    sum.low = _mm256_add_epi16(sum.low, _mm256_unpacklo_epi8(x, zero));
+    sum.high = _mm256_add_epi16(sum.high, _mm256_unpackhi_epi8(x, zero));
+  }
+  static void subtract_widened(Words& sum, Bytes x) {
+    const Bytes zero = _mm256_setzero_si256();
+    sum.low = _mm256_sub_epi16(sum.low, _mm256_unpacklo_epi8(x, zero));
+    sum.high = _mm256_sub_epi16(sum.high, _mm256_unpackhi_epi8(x, zero));
+  }
+  // 256 times (word + addend) per lane of a block of four vectors.
+  static void widen_words(const Words& words, int addend, Vector (&x)[4]) {
+    const Bytes zero = _mm256_setzero_si256();
+    const Bytes all = _mm256_set1_epi16(static_cast<int16_t>(addend));
+    const Bytes low = _mm256_add_epi16(words.low, all), high = _mm256_add_epi16(words.high, all);
+    x[0] = shift_right_8(_mm256_unpacklo_epi16(zero, low));
+    x[1] = shift_right_8(_mm256_unpackhi_epi16(zero, low));
+    x[2] = shift_right_8(_mm256_unpacklo_epi16(zero, high));
+    x[3] = shift_right_8(_mm256_unpackhi_epi16(zero, high));
   }
   static Bytes clamp(Bytes x, const uint8_t* low, const uint8_t* high) {
     return _mm256_min_epu8(_mm256_max_epu8(x, load_bytes(low)), load_bytes(high));
@@ -170,6 +215,20 @@ struct Quads256 : Vector256 {
   static Vector dot(Vector sum, Input x, Weights w) {
     const __m256i pairs = _mm256_maddubs_epi16(x, w);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+};
+
+// Sums of products in 16 bits, for so few of them that they fit.
+struct Narrow256 : Quads256 {
+  static constexpr bool narrow = true;
+
+  static Vector dot(Vector sum, Input x, Weights w) {
+    // One after the other: GCC would keep all products before it adds them.
+    return keep(_mm256_add_epi16(sum, _mm256_maddubs_epi16(x, w)));
+  }
+  static Vector add_narrow(Vector sum, Vector narrow, int times) {
+    const __m256i all = _mm256_set1_epi16(static_cast<int16_t>(times));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(narrow, all));
   }
 };
 

@@ -16,6 +16,7 @@ struct Quads512 {
   using Input = __m512i;   // four unsigned bytes per lane
   using Weights = __m512i;
   static constexpr int lanes = 16;
+  static constexpr bool narrow = false;
   static constexpr int weight_bytes = 64;  // of one vector and four inputs
   static constexpr int tile_pixels[5] = {0, 8, 8, 0, 6};  // by vectors of the block
 
@@ -92,6 +93,49 @@ struct Quads512 {
     };
     return _mm512_packus_epi16(half(_mm512_unpacklo_epi8(a, zero), _mm512_unpacklo_epi8(b, zero)),
                                half(_mm512_unpackhi_epi8(a, zero), _mm512_unpackhi_epi8(b, zero)));
+  }
+  // Of four vectors at least 0 and below 2**15: their lowest bits, and what is above those.
+  static Bytes pack_low(Vector a, Vector b, Vector c, Vector d, int bits) {
+    const Vector mask = _mm512_set1_epi16(static_cast<int16_t>((1 << bits) - 1));
+    return _mm512_packus_epi16(_mm512_and_si512(_mm512_packs_epi32(a, b), mask),
+                               _mm512_and_si512(_mm512_packs_epi32(c, d), mask));
+  }
+  static Bytes pack_high(Vector a, Vector b, Vector c, Vector d, int bits) {
+    const __m128i by = _mm_cvtsi32_si128(bits);
+    return _mm512_packus_epi16(_mm512_srl_epi16(_mm512_packs_epi32(a, b), by),
+                               _mm512_srl_epi16(_mm512_packs_epi32(c, d), by));
+  }
+  static Bytes set_bytes(uint8_t x) { return _mm512_set1_epi8(static_cast<char>(x)); }
+  // Not below 0.
+  static Bytes subtract_bytes(Bytes a, Bytes b) { return _mm512_subs_epu8(a, b); }
+  // A bit per byte that is not zero.
+  static uint64_t nonzero_bytes(Bytes x) {
+    return _mm512_test_epi8_mask(x, x);
+  }
+  // Unsigned bytes, and in 16 bits those of the lower and of the upper half of each 128 bits.
+  static Bytes add_wrapped(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
+  struct Words {
+    Bytes low, high;
+  };
+  static void add_widened(Words& sum, Bytes x) {
+    const Bytes zero = _mm512_setzero_si512();
+    sum.low = _mm512_add_epi16(sum.low, _mm512_unpacklo_epi8(x, zero));
+    sum.high = _mm512_add_epi16(sum.high, _mm512_unpackhi_epi8(x, zero));
+  }
+  static void subtract_widened(Words& sum, Bytes x) {
+    const Bytes zero = _mm512_setzero_si512();
+    sum.low = _mm512_sub_epi16(sum.low, _mm512_unpacklo_epi8(x, zero));
+    sum.high = _mm512_sub_epi16(sum.high, _mm512_unpackhi_epi8(x, zero));
+  }
+  // 256 times (word + addend) per lane of a block of four vectors.
+  static void widen_words(const Words& words, int addend, Vector (&x)[4]) {
+    const Bytes zero = _mm512_setzero_si512();
+    const Bytes all = _mm512_set1_epi16(static_cast<int16_t>(addend));
+    const Bytes low = _mm512_add_epi16(words.low, all), high = _mm512_add_epi16(words.high, all);
+    x[0] = shift_right_8(_mm512_unpacklo_epi16(zero, low));
+    x[1] = shift_right_8(_mm512_unpackhi_epi16(zero, low));
+    x[2] = shift_right_8(_mm512_unpacklo_epi16(zero, high));
+    x[3] = shift_right_8(_mm512_unpackhi_epi16(zero, high));
   }
   static Bytes clamp(Bytes x, const uint8_t* low, const uint8_t* high) {
     return _mm512_min_epu8(_mm512_max_epu8(x, load_bytes(low)), load_bytes(high));

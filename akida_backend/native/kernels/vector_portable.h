@@ -12,6 +12,7 @@ namespace {
 
 struct PortablePairs {
   static constexpr int lanes = 4;
+  static constexpr bool narrow = false;
   static constexpr int weight_bytes = 32;
   static constexpr int tile_pixels[5] = {0, 4, 2, 0, 1};
   struct Vector {
@@ -156,6 +157,63 @@ struct PortablePairs {
       x.byte[i] = static_cast<uint8_t>(smaller(larger(value >> shift, 0), 255));
     }
     return x;
+  }
+  // Of four vectors at least 0 and below 2**15: their lowest bits, and what is above those.
+  static Bytes pack_low(Vector a, Vector b, Vector c, Vector d, int bits) {
+    const Vector mask = set((1 << bits) - 1);
+    using Lanes = PortablePairs;
+    return pack(Lanes::bits(a, mask), Lanes::bits(b, mask), Lanes::bits(c, mask),
+                Lanes::bits(d, mask));
+  }
+  static Bytes pack_high(Vector a, Vector b, Vector c, Vector d, int bits) {
+    const Vector by = set(bits);
+    return pack(shift_right(a, by), shift_right(b, by), shift_right(c, by), shift_right(d, by));
+  }
+  static Bytes set_bytes(uint8_t byte) {
+    Bytes x;
+    std::memset(x.byte, byte, sizeof x.byte);
+    return x;
+  }
+  // Not below 0.
+  static Bytes subtract_bytes(Bytes a, const Bytes& b) {
+    for (int i = 0; i < 4 * lanes; i++) {
+      a.byte[i] = static_cast<uint8_t>(larger(a.byte[i] - b.byte[i], 0));
+    }
+    return a;
+  }
+  // A bit per byte that is not zero.
+  static uint64_t nonzero_bytes(const Bytes& x) {
+    uint64_t mask = 0;
+    for (int i = 0; i < 4 * lanes; i++) mask |= static_cast<uint64_t>(x.byte[i] != 0) << i;
+    return mask;
+  }
+  // Unsigned bytes, and in 16 bits those of the lower and of the upper half.
+  static Bytes add_wrapped(Bytes a, const Bytes& b) {
+    for (int i = 0; i < 4 * lanes; i++) a.byte[i] = static_cast<uint8_t>(a.byte[i] + b.byte[i]);
+    return a;
+  }
+  struct Words {
+    Bytes low, high;
+  };
+  static void add_times(Words& sum, const Bytes& x, int sign) {
+    for (int i = 0; i < 4 * lanes; i++) {
+      uint8_t* at = (i < 2 * lanes ? sum.low.byte : sum.high.byte) + i % (2 * lanes) * 2;
+      int16_t word;
+      std::memcpy(&word, at, sizeof word);
+      word = static_cast<int16_t>(word + sign * x.byte[i]);
+      std::memcpy(at, &word, sizeof word);
+    }
+  }
+  static void add_widened(Words& sum, const Bytes& x) { add_times(sum, x, 1); }
+  static void subtract_widened(Words& sum, const Bytes& x) { add_times(sum, x, -1); }
+  // 256 times (word + addend) per lane of a block of four vectors.
+  static void widen_words(const Words& words, int addend, Vector (&x)[4]) {
+    for (int i = 0; i < 4 * lanes; i++) {
+      const Bytes& half = i < 2 * lanes ? words.low : words.high;
+      int16_t word;
+      std::memcpy(&word, half.byte + i % (2 * lanes) * 2, sizeof word);
+      x[i / lanes].lane[i % lanes] = (word + addend) * 256;
+    }
   }
   static Bytes clamp(Bytes x, const uint8_t* low, const uint8_t* high) {
     for (int i = 0; i < 4 * lanes; i++) {

@@ -18,6 +18,7 @@ struct Pairs128 {
   };
   using Weights = Input;
   static constexpr int lanes = 4;
+  static constexpr bool narrow = false;
   static constexpr int weight_bytes = 32;
   static constexpr int tile_pixels[5] = {0, 4, 4, 0, 2};
 
@@ -123,6 +124,49 @@ struct Pairs128 {
     };
     return _mm_packus_epi16(half(_mm_unpacklo_epi8(a, zero), _mm_unpacklo_epi8(b, zero)),
                                half(_mm_unpackhi_epi8(a, zero), _mm_unpackhi_epi8(b, zero)));
+  }
+  // Of four vectors at least 0 and below 2**15: their lowest bits, and what is above those.
+  static Bytes pack_low(Vector a, Vector b, Vector c, Vector d, int bits) {
+    const Vector mask = _mm_set1_epi16(static_cast<int16_t>((1 << bits) - 1));
+    return _mm_packus_epi16(_mm_and_si128(_mm_packs_epi32(a, b), mask),
+                               _mm_and_si128(_mm_packs_epi32(c, d), mask));
+  }
+  static Bytes pack_high(Vector a, Vector b, Vector c, Vector d, int bits) {
+    const __m128i by = _mm_cvtsi32_si128(bits);
+    return _mm_packus_epi16(_mm_srl_epi16(_mm_packs_epi32(a, b), by),
+                               _mm_srl_epi16(_mm_packs_epi32(c, d), by));
+  }
+  static Bytes set_bytes(uint8_t x) { return _mm_set1_epi8(static_cast<char>(x)); }
+  // Not below 0.
+  static Bytes subtract_bytes(Bytes a, Bytes b) { return _mm_subs_epu8(a, b); }
+  // A bit per byte that is not zero.
+  static uint64_t nonzero_bytes(Bytes x) {
+    const __m128i zero = _mm_cmpeq_epi8(x, _mm_setzero_si128());
+    return static_cast<uint32_t>(~_mm_movemask_epi8(zero));
+  }
+  // Unsigned bytes, and in 16 bits those of the lower and of the upper half of each 128 bits.
+  static Bytes add_wrapped(Bytes a, Bytes b) { return _mm_add_epi8(a, b); }
+  struct Words {
+    Bytes low, high;
+  };
+  static void add_widened(Words& sum, Bytes x) {
+    const Bytes zero = _mm_setzero_si128();
+    sum.low = _mm_add_epi16(sum.low, _mm_unpacklo_epi8(x, zero));
+    sum.high = _mm_add_epi16(sum.high, _mm_unpackhi_epi8(x, zero));
+  }
+  static void subtract_widened(Words& sum, Bytes x) {
+    const Bytes zero = _mm_setzero_si128();
+    sum.low = _mm_sub_epi16(sum.low, _mm_unpacklo_epi8(x, zero));
+    sum.high = _mm_sub_epi16(sum.high, _mm_unpackhi_epi8(x, zero));
+  }
+  // 256 times (word + addend) per lane of a block of four vectors.
+  static void widen_words(const Words& words, int addend, Vector (&x)[4]) {
+    const Bytes zero = _mm_setzero_si128(), all = _mm_set1_epi16(static_cast<int16_t>(addend));
+    const Bytes low = _mm_add_epi16(words.low, all), high = _mm_add_epi16(words.high, all);
+    x[0] = shift_right_8(_mm_unpacklo_epi16(zero, low));
+    x[1] = shift_right_8(_mm_unpackhi_epi16(zero, low));
+    x[2] = shift_right_8(_mm_unpacklo_epi16(zero, high));
+    x[3] = shift_right_8(_mm_unpackhi_epi16(zero, high));
   }
   static Bytes clamp(Bytes x, const uint8_t* low, const uint8_t* high) {
     return _mm_min_epu8(_mm_max_epu8(x, load_bytes(low)), load_bytes(high));

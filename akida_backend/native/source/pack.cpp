@@ -89,17 +89,18 @@ int32_t plane_count(const std::vector<int32_t>& weights) {
   return planes;
 }
 
-bool exceeds_quads(const Taps& taps, int64_t largest_input, int64_t limit) {
+int64_t largest_pair(const Taps& taps) {
+  int64_t largest = 0;
   for (int64_t filter = 0; filter < taps.filters; filter++) {
     for (int64_t row = 0; row < taps.rows; row++) {
       for (int64_t k = 0; k < taps.run; k += 2) {
         int64_t sum = std::abs(int64_t{taps.at(filter, row, k)});
         if (k + 1 < taps.run) sum += std::abs(int64_t{taps.at(filter, row, k + 1)});
-        if (sum * largest_input > limit) return true;
+        largest = std::max(largest, sum);
       }
     }
   }
-  return false;
+  return largest;
 }
 
 const void* pack_convolution(Storage& storage, const Taps& taps, const BlockShape& block,
@@ -126,6 +127,26 @@ const void* pack_convolution(Storage& storage, const Taps& taps, const BlockShap
     }
   }
   return writer.memory();
+}
+
+const uint8_t* pack_listed(Storage& storage, const Taps& taps, const BlockShape& block,
+                           int32_t lanes) {
+  const auto bytes = static_cast<size_t>(4 * lanes);
+  const auto channels = static_cast<size_t>(taps.run);
+  auto* packed = storage.make<uint8_t>((channels + 1) * bytes);
+  std::fill_n(packed, (channels + 1) * bytes, static_cast<uint8_t>(listed_offset));
+  for (int32_t v = 0; v < block.vectors; v++) {
+    for (int32_t lane = 0; lane < lanes; lane++) {
+      const int32_t position = block_position(block.vectors, v, lane);
+      if (position >= block.channels) continue;
+      uint8_t* to = packed + block_position(4, v, lane);
+      for (size_t c = 0; c < channels; c++) {
+        const int32_t weight = taps.at(block.first + position, 0, static_cast<int64_t>(c));
+        to[c * bytes] = static_cast<uint8_t>(weight + listed_offset);
+      }
+    }
+  }
+  return packed;
 }
 
 const void* pack_depthwise(Storage& storage, const std::vector<int32_t>& weights, Size kernel,

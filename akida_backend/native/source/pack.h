@@ -42,11 +42,15 @@ struct Taps {
 // Digits of base 256, each within int8, that the largest weight takes.
 int32_t plane_count(const std::vector<int32_t>& weights);
 
-// Whether two neighbouring products may add up to more than `limit`.
-bool exceeds_quads(const Taps& taps, int64_t largest_input, int64_t limit);
+// Largest magnitude of two weights that are multiplied at once.
+int64_t largest_pair(const Taps& taps);
 
 const void* pack_convolution(Storage& storage, const Taps& taps, const BlockShape& block,
                              int32_t lanes, int32_t planes, bool pairs);
+
+// Block::listed: weights of one row, and of a channel behind the last one.
+const uint8_t* pack_listed(Storage& storage, const Taps& taps, const BlockShape& block,
+                           int32_t lanes);
 
 // Weights [row][column][channel], `channel_at(position)` below 0 where a block has none.
 const void* pack_depthwise(Storage& storage, const std::vector<int32_t>& weights, Size kernel,

@@ -12,6 +12,7 @@
 #include <set>
 #include <tuple>
 
+#include "digits.h"
 #include "pack.h"
 #include "proof.h"
 #include "simplify.h"
@@ -595,6 +596,8 @@ class Planner {
     Map target;
     Size size;    // of the output
     std::vector<int32_t> weights;  // [filter][row][column][channel]
+    size_t listing;                // buffer of lists; or 0
+    int32_t digit_bits;            // rows of the kernel are digits; or 0
   };
 
   // Where accumulators or codes go, and how they become codes.
@@ -606,6 +609,8 @@ class Planner {
     // Of Depthwise: see there.
     int32_t digits, digit_bits;
     int64_t digit_step;
+    size_t listing;  // buffer of lists; or 0
+    int32_t usual;
   };
 
   int64_t input_channels(const Layer& layer) const { return shape(layer.inputs[0]).channels; }
@@ -631,7 +636,7 @@ class Planner {
     const size_t buffer = sources_[number];
     return {buffer, buffers_[buffer].row(), buffers_[buffer].pixel(),
             largest_code(program_.layers[number].inputs[0]), kernel, source, target, size,
-            std::move(weights)};
+            std::move(weights), 0, 0};
   }
 
   std::vector<Part> parts_of(size_t number, const Map& target) const {
@@ -709,7 +714,7 @@ class Planner {
     const bool pools = layer.pool.present && !finishes;
     const auto blocks = blocks_of(layer);
     const View view = views_[number + 1];
-    Sink sink{view.buffer, map_of(view), false, false, 0, 0, 0};
+    Sink sink{view.buffer, map_of(view), false, false, 0, 0, 0, 0, 0};
     if (finishes || wide) {
       const int64_t vectors =
           std::accumulate(blocks.begin(), blocks.end(), int64_t{0},
@@ -903,6 +908,14 @@ class Planner {
     part.source.start += top * part.kernel_row + left * part.kernel_pixel;
   }
 
+  // Puts the base of each row's digit into its weights.
+  static void multiply_digits(Taps& taps, int32_t bits) {
+    for (size_t i = 0; i < taps.values.size(); i++) {
+      const auto row = static_cast<int64_t>(i) / taps.run % taps.rows;
+      taps.values[i] *= int32_t{1} << (row * bits);
+    }
+  }
+
   // Makes neighbouring pixels one with as many times the channels, where a pixel's own channels
   // leave a part of the vectors empty.
   void join_pixels(Part& part, Taps& taps, std::vector<BlockShape>& blocks) const {
@@ -949,14 +962,18 @@ class Planner {
     const int64_t channels = input_channels(layer);
     trim(part, filters, channels);
     Taps taps{filters, part.kernel.height, part.kernel.width * channels, std::move(part.weights)};
-    if (taps.rows > 1 && part.kernel_row == taps.run) {  // one run without a gap
+    if (taps.rows > 1 && part.kernel_row == taps.run && part.digit_bits == 0) {  // without a gap
       taps.run *= taps.rows;
       taps.rows = 1;
     }
     const int64_t pixels = part.size.height * part.size.width;
     const int64_t work = pixels * filters * taps.rows * taps.run;
     std::vector<BlockShape> blocks = given;
-    if (!sink.accumulators) join_pixels(part, taps, blocks);
+    // Bases are 16-bit factors there.
+    const bool may_be_narrow = part.digit_bits == 0 || taps.rows == 2;
+    const int32_t narrow = may_be_narrow ? narrow_quads(taps, part.largest_input) : 0;
+    if (narrow == 0 && part.digit_bits > 0) multiply_digits(taps, part.digit_bits);
+    if (!sink.accumulators && part.listing == 0) join_pixels(part, taps, blocks);
     auto* job = plan_->storage.make<Convolution>();
     job->source = part.source;
     job->target = part.target;
@@ -967,7 +984,9 @@ class Planner {
     job->pairs = kernels_.quad_limit == 0 ||
                  (kernels_.quad_limit != INT32_MAX &&
                   (job->planes > 1 ||
-                   exceeds_quads(taps, part.largest_input, kernels_.quad_limit)));
+                   largest_pair(taps) * part.largest_input > kernels_.quad_limit));
+    job->narrow = narrow;
+    job->digit_bits = part.digit_bits;
     job->accumulators = sink.accumulators;
     job->in_order = sink.in_order;
     job->target_width = static_cast<int32_t>(part.size.width);
@@ -994,6 +1013,7 @@ class Planner {
       packed[i].target = sink.accumulators ? wide : shape.first;
       packed[i].weights = pack_convolution(plan_->storage, taps, shape, lanes_, job->planes,
                                            job->pairs != 0);
+      if (part.listing > 0) packed[i].listed = pack_listed(plan_->storage, taps, shape, lanes_);
       wide += block_bytes(shape, lanes_);
     }
     job->blocks = packed;
@@ -1001,68 +1021,83 @@ class Planner {
     job->rows_first = taps.rows * taps.run * taps.filters <= cached_weights;
     use(part.buffer, job->source);
     use(sink.buffer, job->target);
+    if (part.listing > 0) {
+      job->lists = map_of(part.listing);
+      use(part.listing, job->lists);
+    }
     const int64_t units = job->block_count * (job->one_pixel ? 1 : job->rows);
     add_step(kernels_.convolution, job, units, work, job->one_pixel != 0);
   }
 
-  // Number and bits of the digits that sums up to `span` are cut into. So few bits that weights
-  // times the base still fit 8 bits, where two digits suffice; or else 8 and planes of weights.
-  static std::pair<int32_t, int32_t> digits_of(int64_t span, int weights_bits) {
-    if (span <= 255) return {1, 8};
-    const int32_t few = 8 - weights_bits;
-    if (span >> few <= 255) return {2, few};
-    int32_t count = 2;
-    while (count < 4 && span >> (8 * count) > 0) count++;  // four are all of 32 bits
-    return {count, 8};
+  // Quads whose products fit the 16 bits that some processors compute pairs of them in.
+  int32_t narrow_quads(const Taps& taps, int64_t largest_input) const {
+    constexpr int64_t fewest = 4;
+    if (kernels_.quad_limit != INT16_MAX) return 0;
+    const int64_t pair = std::max<int64_t>(largest_pair(taps) * largest_input, 1);
+    const int64_t quads = kernels_.quad_limit / pair;
+    if (std::min(quads, taps.run / 4) < fewest) return 0;
+    return static_cast<int32_t>(std::min<int64_t>(quads, INT16_MAX));
+  }
+
+  // Two numbers of groups, two groups that are not full, and what is overwritten behind them.
+  size_t add_lists(const Shape& map, int64_t longest) {
+    const int64_t bytes = 8 + 2 * (longest + 2 * listed_group);
+    return add_buffer({map.height, map.width, (bytes + 7) / 8 * 8}, 1, 0);
   }
 
   // The depthwise half gives digits of its sums above the lowest one, each digit in a map of its
-  // own, which is a row of the pointwise half's kernel.
+  // own. The pointwise half takes each as a row of its kernel, or of the second one a list.
   void plan_separable(size_t number, Part& depthwise, const Sink& sink,
                       const std::vector<BlockShape>& blocks) {
     const Layer& layer = program_.layers[number];
     const int64_t channels = input_channels(layer);
     const Shape map = accumulator_shape(layer, shape(layer.inputs[0]));
+    const Digits digits = choose_digits(depthwise_sums(layer, proof_.tensors[layer.inputs[0]].high),
+                                        layer.weights_bits, lanes_);
+    const bool lists = digits.listed > 0;
     Channels halfway;
-    int64_t span = 0;
-    const auto sums = depthwise_sums(layer, proof_.tensors[layer.inputs[0]].high);
-    for (const Limits& sum : sums) {
-      span = std::max(span, sum.high - sum.low);
-      halfway.bias.push_back(static_cast<int32_t>(-static_cast<uint32_t>(sum.low)));
-      halfway.lowest.push_back(0);
-      halfway.highest.push_back(255);
+    for (const int64_t lowest : digits.lowest) {
+      halfway.bias.push_back(static_cast<int32_t>(-static_cast<uint32_t>(lowest)));
     }
-    const auto [digits, bits] = digits_of(span, layer.weights_bits);
-    const size_t buffer = add_buffer({digits * map.height, map.width, channels}, 1, 0);
+    const size_t buffer = add_buffer({digits.count * map.height, map.width, channels}, 1, 0);
     const Map target = map_of(buffer);
     const int64_t step = map.height * target.row;
+    const size_t listing = lists ? add_lists(map, digits.listed) : 0;
+    const Sink to{buffer, target, false, false, digits.count, digits.bits, step, listing,
+                  static_cast<int32_t>(digits.usual)};
 
     Part pointwise{};
     pointwise.buffer = buffer;
     pointwise.kernel_row = step;
     pointwise.kernel_pixel = target.pixel;
-    pointwise.largest_input =
-        digits == 1 ? span : std::max(span >> bits, (int64_t{1} << bits) - 1);
-    pointwise.kernel = {digits, 1};
+    pointwise.largest_input = digits.count == 1 ? digits.span
+                                                : std::max(digits.span >> digits.bits,
+                                                           (int64_t{1} << digits.bits) - 1);
+    pointwise.kernel = {lists ? 1 : digits.count, 1};
     pointwise.source = target;
     pointwise.target = sink.map;
     pointwise.size = {map.height, map.width};
+    pointwise.listing = listing;
+    pointwise.digit_bits = pointwise.kernel.height > 1 ? digits.bits : 0;
     std::vector<int32_t> bias;
     for (size_t f = 0; f < layer.output_channels(); f++) {
-      const auto weight = [&](size_t c) { return int32_t{layer.pointwise[f * sums.size() + c]}; };
+      const size_t first = f * digits.lowest.size();
       uint32_t own = own_bias(layer, f);
-      for (size_t c = 0; c < sums.size(); c++) {
-        own += static_cast<uint32_t>(weight(c)) * static_cast<uint32_t>(sums[c].low);
+      for (size_t c = 0; c < digits.lowest.size(); c++) {
+        const int64_t taken_off = digits.lowest[c] + (lists ? int64_t{256} * digits.usual : 0);
+        own += static_cast<uint32_t>(int32_t{layer.pointwise[first + c]}) *
+               static_cast<uint32_t>(taken_off);
       }
       bias.push_back(static_cast<int32_t>(own));
-      for (int32_t digit = 0; digit < digits; digit++) {
-        const int32_t base = int32_t{1} << (digit * bits);
-        for (size_t c = 0; c < sums.size(); c++) pointwise.weights.push_back(weight(c) * base);
+      for (int64_t digit = 0; digit < pointwise.kernel.height; digit++) {
+        for (size_t c = 0; c < digits.lowest.size(); c++) {
+          pointwise.weights.push_back(layer.pointwise[first + c]);
+        }
       }
     }
     depthwise.target = target;
-    plan_depthwise_part(number, depthwise, {buffer, target, false, false, digits, bits, step},
-                        split_channels(channels, lanes_, /*twos=*/false), halfway);
+    plan_depthwise_part(number, depthwise, to, split_channels(channels, lanes_, /*twos=*/false),
+                        halfway);
     plan_dense_part(number, pointwise, sink, blocks, channels_of(number, std::move(bias), sink));
   }
 
@@ -1084,8 +1119,8 @@ class Planner {
     job->accumulators = sink.accumulators;
     job->pairs = kernels_.quad_limit == 0 ||
                  (kernels_.quad_limit != INT32_MAX &&
-                  exceeds_quads(rows_of(part, channels), part.largest_input,
-                                kernels_.quad_limit));
+                  largest_pair(rows_of(part, channels)) * part.largest_input >
+                      kernels_.quad_limit);
     job->digits = sink.digits;
     job->digit_bits = sink.digit_bits;
     job->digit_step = sink.digit_step;
@@ -1119,6 +1154,11 @@ class Planner {
     job->block_count = static_cast<int32_t>(blocks.size());
     use(part.buffer, job->source);
     use(sink.buffer, job->target);
+    if (sink.listing > 0) {
+      job->lists = map_of(sink.listing);
+      job->usual = sink.usual;
+      use(sink.listing, job->lists);
+    }
     const int64_t outputs = part.size.height * part.size.width * channels;
     add_step(kernels_.depthwise, job, (part.size.height + job->strip - 1) / job->strip,
              outputs * part.kernel.height * part.kernel.width);
