@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from akida_backend.device_engine import open_engine
 from akida_backend.errors import InputError
 from akida_backend.graph import AnyArray, Graph, Opaque, Operation
 from akida_backend.host_kernels import HostKernel, host_kernel
+from akida_backend.importers.shape_inference import working_shape
 from akida_backend.options import Emulation, Host
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
 from akida_backend.program import Program
@@ -104,6 +106,8 @@ class Executor:
             for step in self._steps:
                 if device_tensors and isinstance(step, _DeviceStep):
                     reals.update(step.run_and_show(values, device_tensors))
+                elif tensors and isinstance(step, _KernelStep):
+                    step.run_and_show(values, tensors)
                 else:
                     step(values)
             return _pick(values, wanted), reals
@@ -155,24 +159,42 @@ def _host_steps(
         if chosen and host == "runtime":
             yield partial(_run_in_runtime, source, tuple(members))
             continue
-        for op in members:
-            read = graph.activations_of(op)
-            kernel = host_kernel(op, graph) if kernels and len(read) == 1 else None
+        rest = tuple(members)
+        while rest:
+            first, *_ = rest
+            count = 1
             if chosen:
-                yield partial(_run_in_runtime, source, (op,))
-            elif kernel is None:
-                yield partial(run_operations, (op,), graph)
+                yield partial(_run_in_runtime, source, (first,))
+            elif not kernels or (bound := host_kernel(rest, graph)) is None:
+                yield partial(run_operations, (first,), graph)
             else:
-                (given,), (sink,) = read, op.outputs
-                yield partial(_run_kernel, kernel, given, sink)
+                kernel, count = bound
+                yield _KernelStep(kernel, rest[:count], graph)
+            rest = rest[count:]
 
 
 def _run_in_runtime(graph: Graph, operations: Sequence[Operation], values: Values) -> None:
     values.update(run_in_runtime(graph, operations, values))
 
 
-def _run_kernel(kernel: HostKernel, source: str, sink: str, values: Values) -> None:
-    values[sink] = kernel(values[source])
+class _KernelStep:
+    """Host operations, each read by the next, in one kernel."""
+
+    def __init__(self, kernel: HostKernel, operations: Sequence[Operation], graph: Graph) -> None:
+        self._kernel, self._operations, self._graph = kernel, operations, graph
+        (self._source,) = graph.activations_of(operations[0])
+        (self._sink,) = operations[-1].outputs
+        self._inner = frozenset(name for op in operations[:-1] for name in op.outputs)
+
+    def __call__(self, values: Values) -> None:
+        values[self._sink] = self._kernel(values[self._source])
+
+    def run_and_show(self, values: Values, names: Collection[str]) -> None:
+        """Also give what is computed between, where it is among `names`."""
+        if self._inner.isdisjoint(names):
+            self(values)
+        else:
+            run_operations(self._operations, self._graph, values)
 
 
 class _DeviceStep:
@@ -249,9 +271,11 @@ def samples_at_once(graph: Graph) -> int:
     """Samples executed together, so that memory stays bounded."""
     if graph.batch is not None:
         return graph.batch
-    largest = max(
-        (t.values_per_sample for t in graph.tensors.values() if t.data is None), default=1
-    )
+    shapes = {n: tuple(1 if d is None else d for d in t.shape) for n, t in graph.tensors.items()}
+    borders = [working_shape(op, shapes.__getitem__) for op in graph.operations]
+    needed = [t.values_per_sample for t in graph.tensors.values() if t.data is None]
+    needed += [math.prod(shape) for shape in borders if shape is not None]
+    largest = max(needed, default=1)
     return max(1, min(MAX_SAMPLES, WORKING_VALUES // max(1, largest)))
 
 
@@ -309,6 +333,9 @@ def _in_portions(
 ) -> tuple[Values, Reals]:
     """Results of `compute` on portions of the feeds, joined."""
     found = [compute(_shaped(graph, part)) for part in _portions(graph, feeds, samples)]
+    if len(found) == 1:
+        (single,) = found
+        return {name: _own(array) for name, array in single[0].items()}, single[1]
     values: Values = {}
     for name in found[0][0]:
         values[name] = np.concatenate([np.atleast_1d(each[name]) for each, _ in found])
@@ -316,6 +343,11 @@ def _in_portions(
     for name in found[0][1]:
         reals[name] = np.concatenate([each[name] for _, each in found])
     return values, reals
+
+
+def _own(values: AnyArray) -> AnyArray:
+    """The same values, not a part of another array, such as the caller's."""
+    return values if values.ndim and values.base is None else np.array(values, order="C", ndmin=1)
 
 
 def _shaped(graph: Graph, part: Values) -> Values:

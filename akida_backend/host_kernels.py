@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host operations in the native library: the same integers as `ops` computes, in microseconds.
 
-`host_kernel` binds one operation of a graph, once; what it returns is called for every batch.
+`host_kernel` binds operations of a graph, once; what it returns is called for every batch. Those
+that only move values, one behind the other, are one gather.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -35,6 +37,8 @@ from akida_backend.graph import (
 HostKernel = Callable[[AnyArray], AnyArray]
 
 LONGEST_SOFTMAX: Final = 4095  # codes in a row
+LARGEST_MOVE: Final = 1 << 22  # values of a sample
+_LONG_ROW: Final = 4  # runs, from which rows are faster than single runs
 _TYPES: Final = {DType.INT8: 1, DType.UINT8: 2, DType.INT16: 3, DType.INT32: 5}
 _BYTES: Final = (DType.INT8, DType.UINT8)
 _SHORT: Final = (*_BYTES, DType.INT16)
@@ -50,28 +54,57 @@ class _Codes(ctypes.Structure):
     )
 
 
-def host_kernel(op: Operation, graph: Graph) -> HostKernel | None:
-    """A host operation, bound: values of its input, samples on axis 0, to values of its output.
+class _Moves(ctypes.Structure):
+    _fields_ = (
+        ("from_bytes", ctypes.c_size_t),
+        ("rows", ctypes.c_size_t),
+        ("offsets", ctypes.c_void_p),
+        ("runs", ctypes.c_void_p),
+        ("stride", ctypes.c_size_t),
+        ("run_bytes", ctypes.c_size_t),
+        ("fill", ctypes.c_void_p),
+    )
 
-    Reshapes and borders need no library. None where there is no library or the operation has
+    def __init__(self, values: int, rows: _Rows, fill: AnyArray) -> None:
+        """Bytes for `values` values of a sample; `fill` is one run of borders."""
+        size = fill.itemsize
+        offsets = rows.heads * np.int32(size)
+        self._kept = offsets, rows.runs, fill
+        super().__init__(
+            values * size,
+            offsets.size,
+            array_address(offsets),
+            None if rows.runs is None else array_address(rows.runs),
+            rows.stride * size,
+            fill.nbytes,
+            array_address(fill),
+        )
+
+
+def host_kernel(operations: Sequence[Operation], graph: Graph) -> tuple[HostKernel, int] | None:
+    """Host operations, bound: values of the first one's input to values of the last one's output.
+
+    None where there is no library, which only reshapes do not need, or the first operation has
     another form than the library's; `SPEC_OF` computes all.
+
+    Returns:
+        What is called with samples on axis 0, and how many of the operations it computes.
     """
-    match op:
-        case Reshape():
-            return _reshape(graph.tensors[op.output])
-        case Pad():
-            return _pad(op, graph.tensors[op.input])
-        case Quantize() | Dequantize() | Softmax() | Transpose():
-            library = _library()
-            if library is None or graph.tensors[op.input].is_constant:
-                return None
-            return _native(op, graph, library)
+    if len(graph.activations_of(operations[0])) != 1:
+        return None
+    library = _library()
+    match operations[0]:
+        case Pad() | Reshape() | Transpose():
+            return _movement(operations, graph, library)
+        case Quantize() | Dequantize() | Softmax() as op if library is not None:
+            kernel = _native(op, graph, library)
+            return None if kernel is None else (kernel, 1)
         case _:
             return None
 
 
 def _native(
-    op: Quantize | Dequantize | Softmax | Transpose, graph: Graph, library: ctypes.CDLL
+    op: Quantize | Dequantize | Softmax, graph: Graph, library: ctypes.CDLL
 ) -> HostKernel | None:
     x, y = graph.tensors[op.input], graph.tensors[op.output]
     arithmetic = _ONNX if graph.arithmetic is Arithmetic.ONNX else _TFLITE
@@ -95,8 +128,6 @@ def _native(
             return _elementwise(library.akida_backend_dequantize, x, y, codes)
         case Softmax():
             return None if arithmetic == _ONNX else _softmax(op, x, y, library)
-        case Transpose():
-            return _transpose(op, x, library)
 
 
 def _codes(tensor: Tensor, types: tuple[DType, ...]) -> _Codes | None:
@@ -163,54 +194,138 @@ def _softmax(op: Softmax, x: Tensor, y: Tensor, library: ctypes.CDLL) -> HostKer
     return run
 
 
-def _reshape(y: Tensor) -> HostKernel:
-    shape = y.shape
-    return lambda values: values.reshape([len(values) if n is None else n for n in shape])
+# Movement
 
 
-def _pad(op: Pad, x: Tensor) -> HostKernel | None:
-    """The border of samples; `numpy.pad` takes longer than a small network."""
-    first, *rest = op.amounts
-    if first != (0, 0) or any(amount < 0 for amounts in rest for amount in amounts):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """Where each value of a tensor comes from.
+
+    Attributes:
+        index: In the shape of one sample, or of a fixed batch: place among the values at the
+            beginning, -1 of a border.
+        fill: One value, that of borders; None without one.
+    """
+
+    index: NDArray[np.int32]
+    fill: AnyArray | None = None
+
+    def behind(self, op: Operation, graph: Graph) -> _Source | None:
+        """The same of an operation's output; None where it is no movement within samples."""
+        if not isinstance(op, Pad | Reshape | Transpose):
+            return None
+        x, y = graph.tensors[op.input], graph.tensors[op.output]
+        if x.dtype is not y.dtype or y.values_per_sample > LARGEST_MOVE:
+            return None
+        match op:
+            case Reshape():
+                if y.values_per_sample != self.index.size:
+                    return None
+                index, fill = self.index.reshape(_sides(y)), self.fill
+            case Transpose(permutation=permutation):
+                if graph.batch is None and permutation[:1] != (0,):
+                    return None
+                index, fill = self.index.transpose(permutation), self.fill
+            case Pad(amounts=amounts, value=value):
+                if min(map(min, amounts), default=0) < 0:
+                    return None
+                if value is None:
+                    value = 0 if x.quantization is None else x.quantization.single_zero_point
+                fill = np.full(1, value, x.dtype.numpy)
+                if self.fill is not None and self.fill.tobytes() != fill.tobytes():
+                    return None
+                index = np.pad(self.index, amounts, constant_values=-1)
+        return _Source(index, fill) if index.shape == _sides(y) else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """An index as rows of evenly spaced runs of neighbours.
+
+    Attributes:
+        heads: Where each row begins, -1 in a border.
+        runs: Of each row; None: one each.
+        stride: From one run of a row to the next.
+        length: Of every run.
+    """
+
+    heads: NDArray[np.int32]
+    runs: NDArray[np.uint32] | None
+    stride: int
+    length: int
+
+    @classmethod
+    def of(cls, index: NDArray[np.int32]) -> _Rows:
+        before, behind = index[:-1], index[1:]
+        joined = ((behind == before + 1) & (before >= 0)) | ((behind < 0) & (before < 0))
+        starts = np.append(0, np.flatnonzero(~joined) + 1)
+        lengths = np.diff(starts, append=index.size)
+        length = int(np.gcd.reduce(lengths))
+        single = index[::length]
+        heads, runs, stride = index[starts], lengths // length, length
+        if heads.size == single.size and heads.size > 1 and heads.min() >= 0:
+            steps = np.diff(heads)
+            uneven = np.flatnonzero(steps != steps[0])
+            row = int(uneven[0]) + 1 if uneven.size else heads.size
+            if heads.size % row == 0 and np.all(np.diff(heads.reshape(-1, row)) == steps[0]):
+                heads, stride = heads[::row], int(steps[0])
+                runs = np.full(heads.size, row)
+        if heads.size * _LONG_ROW > single.size or stride < 0:
+            return cls(single, None, 0, length)
+        return cls(heads, runs.astype(np.uint32), stride, length)
+
+
+def _sides(tensor: Tensor) -> tuple[int, ...]:
+    """Shape of one sample, or of a fixed batch."""
+    return tuple(1 if side is None else side for side in tensor.shape)
+
+
+def _movement(
+    operations: Sequence[Operation], graph: Graph, library: ctypes.CDLL | None
+) -> tuple[HostKernel, int] | None:
+    """As many operations as move values to where the next one alone reads them."""
+    (name,) = graph.activations_of(operations[0])
+    x = graph.tensors[name]
+    if x.values_per_sample > LARGEST_MOVE:
         return None
-    value = op.value
-    if value is None:
-        value = 0 if x.quantization is None else x.quantization.single_zero_point
-    border, inside = value, (slice(None), *(slice(a, -b if b else None) for a, b in rest))
-    wider = [a + b for a, b in rest]
-
-    def run(values: AnyArray) -> AnyArray:
-        samples, *sides = values.shape
-        shape = (samples, *(side + more for side, more in zip(sides, wider, strict=True)))
-        result: AnyArray = np.empty(shape, values.dtype)
-        result.fill(border)
-        result[inside] = values
-        return result
-
-    return run
-
-
-def _transpose(op: Transpose, x: Tensor, library: ctypes.CDLL) -> HostKernel | None:
-    """Between axes that stay, two groups of neighbouring axes that change places."""
-    permutation = op.permutation
-    moved = [axis for axis, source in enumerate(permutation) if axis != source]
-    if not moved:
+    source = _Source(np.arange(x.values_per_sample, dtype=np.int32).reshape(_sides(x)))
+    count = 0
+    for op in operations:
+        if count and graph.sole_consumer(name) is not op:
+            break
+        moved = source.behind(op, graph)
+        if moved is None:
+            break
+        source, count = moved, count + 1
+        (name,) = op.outputs
+    if not count:
         return None
-    first, end = moved[0], moved[-1] + 1
-    cut = permutation[first]
-    if permutation[first:end] != (*range(cut, end), *range(first, cut)):
+    kernel = _gather(source, x, graph.tensors[name], library)
+    return None if kernel is None else (kernel, count)
+
+
+def _gather(
+    source: _Source, x: Tensor, y: Tensor, library: ctypes.CDLL | None
+) -> HostKernel | None:
+    index, sides = source.index.ravel(), y.shape
+    if index.size == x.values_per_sample and np.all(index[1:] > index[:-1]):
+        return lambda values: values.reshape([len(values) if n is None else n for n in sides])
+    if library is None or not x.values_per_sample:
         return None
-    given, function = x.dtype.numpy, library.akida_backend_transpose
+    function, given = library.akida_backend_gather, x.dtype.numpy
+    rows = _Rows.of(index)
+    fill = source.fill if source.fill is not None else np.zeros(1, given)
+    block, count = x.values_per_sample, index.size
+    moves = ctypes.byref(_Moves(block, rows, fill.repeat(rows.length)))
+    batched, whole = None in sides, _sides(y)
 
     def run(values: AnyArray) -> AnyArray:
         values = _checked(values, given)
-        shape = values.shape
-        result: AnyArray = np.empty([shape[axis] for axis in permutation], given)
-        matrices, rows = math.prod(shape[:first]), math.prod(shape[first:cut])
-        columns, value_bytes = math.prod(shape[cut:end]), given.itemsize * math.prod(shape[end:])
-        if values.size and function(
-            array_address(values), array_address(result), matrices, rows, columns, value_bytes
-        ):
+        samples, rest = divmod(values.size, block)
+        result: AnyArray = np.empty((samples, *whole[1:]) if batched else whole, given)
+        if rest or result.size != samples * count:
+            raise ValueError(f"values of shape {values.shape}, {x.shape} expected")
+        if samples and function(array_address(values), array_address(result), samples, moves):
             raise _error()
         return result
 
@@ -238,7 +353,7 @@ def _library() -> ctypes.CDLL | None:
         "requantize": [pointer, pointer, size, codes, codes, ctypes.c_int],
         "softmax_table": [codes, ctypes.c_double, pointer],
         "softmax": [pointer, pointer, size, size, pointer, number, number],
-        "transpose": [pointer, pointer, size, size, size, size],
+        "gather": [pointer, pointer, size, ctypes.POINTER(_Moves)],
     }
     for name, arguments in signatures.items():
         function = getattr(library, f"akida_backend_{name}", None)

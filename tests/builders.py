@@ -477,7 +477,7 @@ class GraphBuilder:
             None if length is None else length + before + after
             for length, (before, after) in zip(self.shape(x), amounts, strict=True)
         )
-        output = self._activation("pad", shape, self.scaling(x))
+        output = self._like(x, "pad", shape)
         return self._add(
             Pad(
                 **self._source("PAD" if value is None else "PADV2", output),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
+
 import networks
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from akida_backend.compiler import compile as compile_model
 from akida_backend.errors import InputError
 from akida_backend.execute import Executor, run_source, samples_at_once
-from akida_backend.graph import Graph
+from akida_backend.graph import Graph, MaxPool2D, Pads, Size2D
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
 from akida_backend.reference import run_graph, run_operations
 from akida_backend.simulator import Simulator, encode_input
@@ -103,6 +105,16 @@ def test_portions_shrink_for_large_maps() -> None:
     assert samples_at_once(large) == 2
 
 
+def test_portions_shrink_for_wide_borders() -> None:
+    b = GraphBuilder()
+    b.max_pool(b.input(8, 8, 1), window=1)
+    graph, (pool,) = b.build(), b.operations
+    assert isinstance(pool, MaxPool2D)
+    wide = dataclasses.replace(pool, pads=Pads(0, 2**20, 0, 0), stride=Size2D(2**20, 1))
+    assert samples_at_once(graph) == 64
+    assert samples_at_once(dataclasses.replace(graph, operations=(wide,))) == 1
+
+
 def test_several_inputs_and_outputs() -> None:
     graph = networks.two_inputs()
     assert outputs_equal(compile_model(graph), graph, 3)
@@ -120,6 +132,28 @@ def test_asked_for_tensors_are_returned_beside_the_outputs() -> None:
         scale = np.array(program.tensors[name].code.scale)
         np.testing.assert_array_equal(execution.reals[name], codes[name] * scale)
     assert set(execution.values) == {*graph.outputs, program.output.tensor}
+
+
+def test_tensors_between_movements_are_returned_too() -> None:
+    b = GraphBuilder()
+    padded = b.pad(b.input(3, 4), [(0, 0), (1, 0), (0, 0)])
+    turned = b.transpose(padded, 0, 2, 1)
+    graph = b.build(turned)
+    feeds = networks.codes(graph, 2)
+    expected = run_graph(graph, feeds, keep=True)
+    executor = Executor(compile_model(graph))
+    for asked in ([], [padded]):
+        found = executor.run(feeds, tensors=asked).values
+        assert list(found) == [turned, *asked]
+        assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+def test_outputs_are_no_part_of_the_inputs() -> None:
+    b = GraphBuilder()
+    graph = b.build(b.reshape(b.input(3, 4), 12))
+    feeds = networks.codes(graph, 2)
+    (found,) = Executor(compile_model(graph)).run(feeds).values.values()
+    assert not np.shares_memory(found, feeds[graph.inputs[0]])
 
 
 def test_a_fixed_batch_runs_in_groups_of_its_size() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akida_backend import host_kernels
+from akida_backend.engine import native_library
 from akida_backend.graph import AnyArray, Arithmetic, DType, Graph
-from akida_backend.host_kernels import HostKernel, host_kernel
+from akida_backend.host_kernels import LARGEST_MOVE, HostKernel, host_kernel
 from akida_backend.reference import run_graph
 from builders import GraphBuilder
 
@@ -28,9 +31,10 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def kernel_of(graph: Graph) -> HostKernel:
-    (op,) = graph.operations
-    kernel = host_kernel(op, graph)
-    assert kernel is not None
+    found = host_kernel(graph.operations, graph)
+    assert found is not None
+    kernel, count = found
+    assert count == len(graph.operations)
     return kernel
 
 
@@ -130,8 +134,7 @@ def test_softmax_is_the_reference_s(
     codes = generator.integers(high + 1 - spread, high + 1, (3, length)).astype(dtype.numpy)
     codes[0] = low  # all alike
     graph = b.build(y)
-    (op,) = graph.operations
-    if host_kernel(op, graph) is None:
+    if host_kernel(graph.operations, graph) is None:
         assert scale * beta < 2.0**-26  # beneath the fixed point
         return
     check(graph, codes)
@@ -146,6 +149,7 @@ def test_softmax_is_the_reference_s(
         pytest.param((70, 130), (0, 2, 1), id="matrix"),
         pytest.param((4, 3, 6, 5), (0, 1, 3, 4, 2), id="inner axes"),
         pytest.param((4, 3, 6, 5), (0, 2, 1, 3, 4), id="whole rows"),
+        pytest.param((4, 3, 6, 5), (0, 4, 2, 1, 3), id="any order"),
     ],
 )
 def test_transpose_is_the_reference_s(
@@ -192,6 +196,144 @@ def test_pad_is_the_reference_s(dtype: DType, value: int | None) -> None:
     check(b.build(b.pad(x, [(0, 0), (1, 2), (0, 1), (0, 0)], value=value)), values)
 
 
+@st.composite
+def movements(draw: st.DrawFn, dtype: DType) -> Graph:
+    """Borders of one value, reshapes and transpositions, one behind the other."""
+    b = GraphBuilder(dtype=dtype)
+    x = b.input(*draw(st.lists(st.integers(1, 7), min_size=1, max_size=4)))
+    for _ in range(draw(st.integers(1, 5))):
+        _, *sides = b.shape(x)
+        match draw(st.sampled_from(["pad", "reshape", "transpose"])):
+            case "pad":
+                border = st.tuples(st.integers(0, 2), st.integers(0, 2))
+                x = b.pad(x, [(0, 0), *(draw(border) for _ in sides)], value=5)
+            case "transpose":
+                x = b.transpose(x, 0, *draw(st.permutations(range(1, len(sides) + 1))))
+            case _:
+                x = b.reshape(x, *draw(factors(math.prod(side or 1 for side in sides))))
+        if b.tensors[x].values_per_sample > 2000:
+            break
+    return b.build(x)
+
+
+@st.composite
+def factors(draw: st.DrawFn, number: int) -> list[int]:
+    found: list[int] = []
+    while number > 1 and len(found) < 4:
+        found.append(draw(st.sampled_from([n for n in range(1, number + 1) if number % n == 0])))
+        number //= found[-1]
+    return draw(st.permutations([*found, number]))
+
+
+@pytest.mark.parametrize("dtype", [*SHORT, DType.FLOAT32])
+@settings(max_examples=100)
+@given(samples=st.integers(0, 3), data=st.data())
+def test_movements_behind_each_other_are_one(
+    dtype: DType, samples: int, data: st.DataObject
+) -> None:
+    graph = data.draw(movements(dtype))
+    shape = [samples, *(side or 1 for side in graph.tensors[graph.inputs[0]].shape[1:])]
+    codes = np.random.default_rng(1).integers(0, 128, shape)
+    check(graph, codes.astype(dtype.numpy))
+
+
+def test_a_fixed_batch_is_moved_too() -> None:
+    b = GraphBuilder(1, batch=2)
+    x = b.pad(b.transpose(b.input(3, 5), 2, 0, 1), [(1, 0), (0, 1), (0, 0)])
+    values = np.random.default_rng(1).integers(-128, 128, (2, 3, 5)).astype(np.int8)
+    check(b.build(b.reshape(x, 9)), values)
+
+
+def test_a_movement_ends_where_others_read_or_borders_differ() -> None:
+    b = GraphBuilder()
+    first = b.pad(b.input(2, 3), [(0, 0), (0, 1), (0, 0)], value=1)
+    second = b.transpose(first, 0, 2, 1)
+    third = b.pad(second, [(0, 0), (0, 1), (0, 0)], value=2)
+    fourth = b.transpose(third, 0, 2, 1)
+    last = b.transpose(fourth, 0, 2, 1)
+    graph = b.build(fourth, last)
+    counts = []
+    rest = graph.operations
+    while rest:
+        found = host_kernel(rest, graph)
+        assert found is not None
+        counts.append(found[1])
+        rest = rest[found[1] :]
+    assert counts == [2, 2, 1]
+
+
+def test_values_of_another_shape_are_refused() -> None:
+    b = GraphBuilder()
+    graph = b.build(b.transpose(b.input(2, 3), 0, 2, 1))
+    with pytest.raises(ValueError, match=r"values of shape \(1, 5\), \(None, 2, 3\) expected"):
+        kernel_of(graph)(np.zeros((1, 5), np.int8))
+
+
+class Moves(ctypes.Structure):
+    """As in akida_backend.h."""
+
+    _fields_ = (
+        ("from_bytes", ctypes.c_size_t),
+        ("rows", ctypes.c_size_t),
+        ("offsets", ctypes.POINTER(ctypes.c_int32)),
+        ("runs", ctypes.POINTER(ctypes.c_uint32)),
+        ("stride", ctypes.c_size_t),
+        ("run_bytes", ctypes.c_size_t),
+        ("fill", ctypes.c_char_p),
+    )
+
+
+def gathered(
+    offsets: list[int],
+    runs: list[int] | None,
+    *,
+    stride: int = 1,
+    run_bytes: int = 1,
+    fill: bytes | None = None,
+    from_bytes: int = 8,
+) -> bytes | str:
+    """What becomes of ``abcdefgh``, or why nothing does."""
+    library = native_library()
+    assert library is not None
+    rows = (ctypes.c_int32 * len(offsets))(*offsets)
+    counts = None if runs is None else (ctypes.c_uint32 * len(runs))(*runs)
+    moves = Moves(from_bytes, len(offsets), rows, counts, stride, run_bytes, fill)
+    target = ctypes.create_string_buffer(32)
+    failed = library["akida_backend_gather"](
+        b"abcdefgh", target, ctypes.c_size_t(1), ctypes.byref(moves)
+    )
+    if failed:
+        text: bytes = library.akida_backend_error()
+        return text.decode()
+    return target.value
+
+
+def test_rows_are_read_as_the_interface_says() -> None:
+    assert gathered([6, 0], None, run_bytes=2) == b"ghab"
+    assert gathered([0, 1], [4, 4], stride=2) == b"acegbdfh"
+    assert gathered([-1, 4, -1], [1, 4, 2], fill=b"-") == b"-efgh--"
+    assert gathered([], []) == b""
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (lambda: gathered([8], None), "reads beyond a sample"),
+        (lambda: gathered([7], None, run_bytes=2), "reads beyond a sample"),
+        (lambda: gathered([0], [5], stride=2), "reads beyond a sample"),
+        (lambda: gathered([0], [2**32 - 1], stride=2**31 - 1), "reads beyond a sample"),
+        (lambda: gathered([0, 0], [1, 0]), "rows without values"),
+        (lambda: gathered([0], None, run_bytes=0), "rows without values"),
+        (lambda: gathered([-1], None), "nothing to fill with"),
+        (lambda: gathered([0], None, from_bytes=2**31), "samples too large"),
+        (lambda: gathered([0], None, stride=2**63), "samples too large"),
+        (lambda: gathered([-1], [2**32 - 1], fill=b"-"), "samples too large"),
+    ],
+)
+def test_moves_that_cannot_be_are_refused(found: Callable[[], bytes | str], expected: str) -> None:
+    assert found() == f"gather: {expected}"
+
+
 def test_values_of_another_type_are_refused() -> None:
     b = GraphBuilder()
     graph = b.build(b.quantize(b.input(6, dtype=DType.FLOAT32), scaling=(0.5, 1)))
@@ -204,29 +346,25 @@ def test_values_of_another_type_are_refused() -> None:
     [
         pytest.param(lambda b: b.logistic(b.input(4)), id="logistic"),
         pytest.param(lambda b: b.softmax(b.input(4096)), id="softmax of 4096"),
-        pytest.param(
-            lambda b: b.transpose(b.input(2, 3, 4), 0, 3, 2, 1), id="axes in another order"
-        ),
+        pytest.param(lambda b: b.pad(b.input(4), [(0, 0), (-1, 0)]), id="cut off"),
+        pytest.param(lambda b: b.pad(b.input(4), [(0, 0), (0, LARGEST_MOVE)]), id="too large"),
     ],
 )
 def test_other_forms_are_left_to_the_reference(build: Callable[[GraphBuilder], str]) -> None:
     b = GraphBuilder()
     graph = b.build(build(b))
-    (op,) = graph.operations
-    assert host_kernel(op, graph) is None
+    assert host_kernel(graph.operations, graph) is None
 
 
 def test_softmax_in_float_arithmetic_is_left_to_the_reference() -> None:
     b = GraphBuilder(arithmetic=Arithmetic.ONNX)
     graph = b.build(b.softmax(b.input(4)))
-    (op,) = graph.operations
-    assert host_kernel(op, graph) is None
+    assert host_kernel(graph.operations, graph) is None
 
 
 def test_without_a_library_there_is_only_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     b = GraphBuilder()
     graph = b.build(b.softmax(b.input(4)))
-    (op,) = graph.operations
-    assert host_kernel(op, graph) is not None
+    assert host_kernel(graph.operations, graph) is not None
     monkeypatch.setattr(host_kernels, "_library", lambda: None)
-    assert host_kernel(op, graph) is None
+    assert host_kernel(graph.operations, graph) is None

@@ -82,7 +82,10 @@ AKIDA_BACKEND_API const char* akida_backend_program_device(const akida_backend_p
 AKIDA_BACKEND_API const char* akida_backend_program_instruction_set(
     const akida_backend_program* program);
 
-/* NULL on failure. `threads`: 1 to 256, the calling one included. */
+#define AKIDA_BACKEND_MAX_THREADS 256
+
+/* NULL on failure. `threads`: 1 to that, the calling one included. After a fork the new process
+ * may go on with its copy of a context that no thread was using. */
 AKIDA_BACKEND_API akida_backend_context* akida_backend_context_create(
     const akida_backend_program* program, int threads);
 
@@ -143,17 +146,17 @@ AKIDA_BACKEND_API int akida_backend_softmax(const void* from, void* to, size_t r
 AKIDA_BACKEND_API int akida_backend_transpose(const void* from, void* to, size_t batch, size_t rows,
                                               size_t columns, size_t value_bytes);
 
-/* Where the values of a sample come from: `rows` rows of `runs` runs of `run_bytes` bytes. A row's
- * first run lies `offsets[row]` bytes into the sample, the others `stride` bytes apart; where the
- * offset is negative all are `fill`, `run_bytes` bytes. */
+/* Where the values of a sample come from: row by row `runs[row]` runs of `run_bytes` bytes, the
+ * first one `offsets[row]` bytes into the sample, the others `stride` bytes apart. Where the offset
+ * is negative all are `fill`, `run_bytes` bytes. No size is 2**31 or more. */
 typedef struct akida_backend_moves {
-  size_t from_bytes; /* of a sample, less than 2**31 */
+  size_t from_bytes; /* of a sample */
   size_t rows;
   const int32_t* offsets;
-  size_t runs;
+  const uint32_t* runs; /* none is 0; NULL: one each */
   size_t stride;
   size_t run_bytes;
-  const void* fill; /* NULL where no offset is negative */
+  const void* fill; /* may be NULL where no offset is negative */
 } akida_backend_moves;
 
 /* Any rearrangement within each of `batch` samples, with borders. */

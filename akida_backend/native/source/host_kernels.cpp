@@ -207,6 +207,86 @@ void transpose_values(const uint8_t* from, uint8_t* to, size_t batch, size_t row
   }
 }
 
+// By value: bytes that are written could be those of a structure elsewhere. `fixed`: bytes of a
+// run where the compiler may know them, or 0.
+template <size_t fixed>
+void gather_rows(const akida_backend_moves moves, const uint8_t* from, uint8_t* to) {
+  const size_t bytes = fixed == 0 ? moves.run_bytes : fixed;
+  const auto* fill = static_cast<const uint8_t*>(moves.fill);
+  if (moves.runs == nullptr) {
+    for (size_t row = 0; row < moves.rows; row++, to += bytes) {
+      const int32_t offset = moves.offsets[row];
+      std::memcpy(to, offset < 0 ? fill : from + offset, bytes);
+    }
+    return;
+  }
+  for (size_t row = 0; row < moves.rows; row++) {
+    const int32_t offset = moves.offsets[row];
+    const uint8_t* source = offset < 0 ? fill : from + offset;
+    const size_t step = offset < 0 ? 0 : moves.stride;
+    size_t left = moves.runs[row];
+    if (step == bytes) {
+      std::memcpy(to, source, left * bytes);
+      to += left * bytes;
+      continue;
+    }
+    const auto copy = [&] {
+      std::memcpy(to, source, bytes);
+      source += step;
+      to += bytes;
+    };
+    for (; left > 3; left -= 4) copy(), copy(), copy(), copy();
+    for (; left > 0; left--) copy();
+  }
+}
+
+using GatherRows = void (*)(akida_backend_moves, const uint8_t*, uint8_t*);
+
+// Of one to four values of one, two or four bytes; three are a pixel.
+GatherRows gather_of(size_t run_bytes) {
+  switch (run_bytes) {
+    case 1: return gather_rows<1>;
+    case 2: return gather_rows<2>;
+    case 3: return gather_rows<3>;
+    case 4: return gather_rows<4>;
+    case 6: return gather_rows<6>;
+    case 8: return gather_rows<8>;
+    case 12: return gather_rows<12>;
+    case 16: return gather_rows<16>;
+    default: return gather_rows<0>;
+  }
+}
+
+// Returns the bytes of a sample behind.
+size_t check_moves(const akida_backend_moves& moves) {
+  constexpr uint64_t most = INT32_MAX;
+  const uint64_t from_bytes = moves.from_bytes, stride = moves.stride, bytes = moves.run_bytes;
+  require(from_bytes <= most && moves.rows <= most && stride <= most && bytes <= most,
+          "gather: samples too large");
+  require(moves.rows == 0 || moves.offsets != nullptr, "gather: no rows given");
+  uint64_t runs = moves.runs == nullptr ? moves.rows : 0, end = 0;
+  int32_t lowest = 0, highest = -1;
+  uint32_t fewest = 1;
+  for (size_t row = 0; row < moves.rows; row++) {
+    lowest = std::min(lowest, moves.offsets[row]);
+    highest = std::max(highest, moves.offsets[row]);
+  }
+  if (highest >= 0) end = static_cast<uint64_t>(highest) + bytes;
+  for (size_t row = 0; row < moves.rows && moves.runs != nullptr; row++) {
+    const uint32_t own = moves.runs[row];
+    runs += own;
+    fewest = std::min(fewest, own);
+    const auto offset = static_cast<uint64_t>(std::max(moves.offsets[row], 0));
+    const uint64_t last = offset + (uint64_t{own} - 1) * stride + bytes;
+    end = moves.offsets[row] < 0 ? end : std::max(end, last);
+  }
+  require(fewest >= 1 && bytes >= 1, "gather: rows without values");
+  require(end <= from_bytes, "gather: reads beyond a sample");
+  require(lowest >= 0 || moves.fill != nullptr, "gather: nothing to fill with");
+  require(runs <= most / bytes, "gather: samples too large");
+  return static_cast<size_t>(runs * bytes);
+}
+
 }  // namespace
 
 extern "C" {
@@ -314,6 +394,25 @@ int akida_backend_transpose(const void* from, void* to, size_t batch, size_t row
                                               : transpose_values<0>;
     transpose(static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), batch, rows, columns,
               value_bytes);
+    return 0;
+  });
+}
+
+int akida_backend_gather(const void* from, void* to, size_t batch,
+                         const akida_backend_moves* moves) {
+  return guarded(-1, [&] {
+    require(moves != nullptr, "gather: no moves given");
+    const size_t to_bytes = check_moves(*moves);
+    if (batch == 0 || to_bytes == 0) return 0;
+    check_values(from, to, 1);
+    const auto gather = gather_of(moves->run_bytes);
+    const auto* source = static_cast<const uint8_t*>(from);
+    auto* target = static_cast<uint8_t*>(to);
+    for (size_t sample = 0; sample < batch; sample++) {
+      gather(*moves, source, target);
+      source += moves->from_bytes;
+      target += to_bytes;
+    }
     return 0;
   });
 }
