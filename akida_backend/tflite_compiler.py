@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -77,12 +78,13 @@ _RUN = ctypes.CFUNCTYPE(
     ctypes.c_uint64,
     ctypes.c_void_p,
 )
+_RELEASE = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 
 class _Hooks(ctypes.Structure):
     """``akida_backend_tflite_compiler``."""
 
-    _fields_ = (("check", _CHECK), ("compile", _COMPILE), ("run", _RUN))
+    _fields_ = (("check", _CHECK), ("compile", _COMPILE), ("run", _RUN), ("release", _RELEASE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,13 @@ class Compiled:
         plan: Of the graph.
         claims: Segments a runtime can hand over.
         unclaimed: Those it cannot.
-        callbacks: Number of each claim in `SEGMENTS`, -1 where its program runs natively.
+        in_python: Of each claim, None where its program runs natively.
     """
 
     plan: Plan
     claims: tuple[Claim, ...]
     unclaimed: tuple[Unclaimed, ...]
-    callbacks: tuple[int, ...]
+    in_python: tuple[PythonSegment | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,9 @@ class PythonSegment:
         ctypes.memmove(target, result.ctypes.data, result.nbytes)
 
 
-# Kernels refer to them by number, and nobody tells when the last kernel has gone.
-SEGMENTS: Final[list[PythonSegment]] = []
+# By the numbers kernels refer to them by, until the last kernel has gone.
+SEGMENTS: Final[dict[int, PythonSegment]] = {}
+_NUMBERS: Final = itertools.count()
 
 
 def parse(given: Mapping[str, str]) -> Options:
@@ -166,13 +169,8 @@ def _compile(data: bytes, given: tuple[tuple[str, str], ...]) -> Compiled:
     device = str(options.pop("device", Options().device))
     plan = compile(load(data, name=MODEL), device=device, **options)
     claimed, unclaimed = claims(plan, read_file(data, MODEL))
-    callbacks: list[int] = []
-    for claim in claimed:
-        segment = _python_segment(plan, claim)
-        callbacks.append(-1 if segment is None else len(SEGMENTS))
-        if segment is not None:
-            SEGMENTS.append(segment)
-    return Compiled(plan, claimed, unclaimed, tuple(callbacks))
+    in_python = tuple(_python_segment(plan, claim) for claim in claimed)
+    return Compiled(plan, claimed, unclaimed, in_python)
 
 
 def _python_segment(plan: Plan, claim: Claim) -> PythonSegment | None:
@@ -214,7 +212,12 @@ class Compiler:
         library.akida_backend_tflite_refuse.argtypes = [pointer, ctypes.c_char_p]
         library.akida_backend_tflite_refuse.restype = None
         self._library = library
-        self._hooks = _Hooks(_CHECK(self._check), _COMPILE(self._compile), _RUN(self._run))
+        self._hooks = _Hooks(
+            _CHECK(self._check),
+            _COMPILE(self._compile),
+            _RUN(self._run),
+            _RELEASE(self._release),
+        )
         library.akida_backend_tflite_set_compiler(ctypes.byref(self._hooks))
         atexit.register(library.akida_backend_tflite_set_compiler, None)
 
@@ -236,6 +239,9 @@ class Compiler:
     def _run(self, callback: int, given: int, wanted: int, samples: int, answer: int) -> int:
         return self._guarded(answer, lambda: SEGMENTS[callback].run(given, wanted, samples))
 
+    def _release(self, callback: int) -> None:
+        SEGMENTS.pop(callback, None)
+
     def _answer(self, given: dict[str, str], graph: GraphView, answer: int) -> None:
         options = parse(given)
         sparse = sparse_tensor(graph)
@@ -256,13 +262,23 @@ class Compiler:
             )
         if required:
             self._library.akida_backend_tflite_require_all(answer)
-        for claim, callback in zip(compiled.claims, compiled.callbacks, strict=True):
+        for claim, segment in zip(compiled.claims, compiled.in_python, strict=True):
             picked = compiled.plan.options.emulation == "device"
-            self._add(claim, callback, graph, answer, picked=picked)
+            self._add(claim, segment, graph, answer, picked=picked)
 
     def _add(
-        self, claim: Claim, callback: int, graph: GraphView, answer: int, *, picked: bool
+        self,
+        claim: Claim,
+        segment: PythonSegment | None,
+        graph: GraphView,
+        answer: int,
+        *,
+        picked: bool,
     ) -> None:
+        callback = -1
+        if segment is not None:
+            callback = next(_NUMBERS)
+            SEGMENTS[callback] = segment
         program = program_to_bytes(claim.segment.program)
         nodes = [graph.nodes[index].index for index in claim.operators]
         picks = np.zeros(0, np.int32)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from program_samples import sound
 
 from akida_backend.epcontext import DOMAIN, Boundary, Compiled
 from akida_backend.graph import Activation, Graph
+from akida_backend.program import Add, Concatenate, Program
 from builders import GraphBuilder
 
 SOURCE_SHA256 = "5" * 64
@@ -25,10 +28,24 @@ def residual(seed: int = 3) -> Graph:
     return b.build(b.fully_connected(b.flatten(x), 6))
 
 
+def program() -> Program:
+    """That of `sound`, with weights that make different results of different images."""
+    random, made = np.random.default_rng(2), sound()
+    layers = tuple(
+        layer
+        if isinstance(layer, Add | Concatenate)
+        else replace(layer, weights=random.integers(-4, 5, layer.weights.shape, dtype=np.int8))
+        for layer in made.layers
+    )
+    return replace(
+        made, layers=layers, output=replace(made.output, factor=np.full(5, 0.03), zero_point=-50)
+    )
+
+
 def compiled(input: str = "x", output: str = "y") -> Compiled:
-    """The program of `sound`: an image of the file, channels first, becomes five values."""
+    """An image of the file, channels first, becomes five values."""
     return Compiled(
-        sound(),
+        program(),
         SOURCE_SHA256,
         Boundary(input, (None, 3, 8, 8), (3, 64)),
         Boundary(output, (None, 5)),

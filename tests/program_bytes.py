@@ -31,6 +31,12 @@ def plain(value: object) -> object:
             return value
 
 
+def with_another_hash(data: bytes) -> bytes:
+    """`data` with a content hash that is not its own, and the checksum put right."""
+    covered = data[16:32] + bytes([data[32] ^ 1]) + data[33:]
+    return data[:12] + struct.pack("<I", zlib.crc32(covered)) + covered
+
+
 def sealed(data: bytes) -> bytes:
     """`data` with size, content hash and checksum put right, as a hostile writer would."""
     body = data[64:]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import ModuleType
 
 import context_models
@@ -14,7 +15,7 @@ from context_models import attribute, channels_last, compiled, images
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from program_samples import sound
+from program_bytes import with_another_hash
 
 from akida_backend import onnxruntime as provider
 from akida_backend.epcontext import PROVIDER
@@ -23,7 +24,7 @@ from akida_backend.simulator import Simulator
 
 
 def expected(values: NDArray[np.uint8]) -> NDArray[np.int8]:
-    return np.asarray(Simulator(sound()).run(channels_last(values)), np.int8)
+    return np.asarray(Simulator(context_models.program()).run(channels_last(values)), np.int8)
 
 
 def refusal(ort: ModuleType, built: onnx.ModelProto, **options: str) -> str:
@@ -101,6 +102,49 @@ def test_notes_of_another_program_are_refused_and_both_hashes_are_named(ort: Mod
     assert "ab" * 32 in text
 
 
+def test_a_program_whose_content_hash_is_not_its_own_is_refused(ort: ModuleType) -> None:
+    built = context_models.single()
+    payload, notes = attribute(built, "ep_cache_context"), attribute(built, "notes")
+    before = payload.s[32:64].hex()
+    payload.s = with_another_hash(payload.s)
+    notes.s = notes.s.replace(before.encode(), payload.s[32:64].hex().encode())
+    assert "the content hash of its program does not match" in refusal(ort, built)
+
+
+@pytest.mark.parametrize(
+    ("declared", "batch"),
+    [
+        pytest.param("INT8", 200_000, id="smaller"),
+        pytest.param("INT8", 3, id="smaller-by-little"),
+        pytest.param("DOUBLE", 3, id="larger"),
+        pytest.param("FLOAT", 3, id="as-large"),
+        pytest.param("STRING", 3, id="objects"),
+    ],
+)
+def test_a_model_that_declares_another_output_type_is_refused(
+    in_python: Callable[[str], str], declared: str, batch: int
+) -> None:
+    """Memory is allocated as the model declares it, and the program writes int32."""
+    printed = in_python(f"""
+import dataclasses, numpy as np, onnx
+import context_models
+from akida_backend import onnxruntime as provider
+from akida_backend.graph import DType
+made = context_models.compiled()
+output = dataclasses.replace(made.program.output, dtype=DType.INT32)
+made = dataclasses.replace(made, program=dataclasses.replace(made.program, output=output))
+built = context_models.model([made.node("segment")], {{"y": onnx.TensorProto.{declared}}})
+try:
+    session = provider.create_session(built.SerializeToString())
+    for _ in range(3):
+        print(session.run(None, {{"x": context_models.images({batch})}})[0].shape)
+except Exception as problem:
+    print(problem)
+""")
+    code = onnx.TensorProto.DataType.Value(declared)
+    assert f"output 'y': element type 6 was compiled, the model has {code}" in printed
+
+
 def test_a_newer_format_of_the_notes_is_refused(ort: ModuleType) -> None:
     built = context_models.single()
     notes = attribute(built, "notes")
@@ -119,7 +163,12 @@ def test_a_newer_format_of_the_notes_is_refused(ort: ModuleType) -> None:
         pytest.param((b'"output_shape": [-1, 5]', b'"output_shape": [-1, 6]'), id="shape"),
         pytest.param((b'"output_shape": [-1, 5]', b'"output_shape": [-1, -5]'), id="negative"),
         pytest.param((b'"output_shape": [-1, 5]', b'"output_shape": []'), id="no-shape"),
+        pytest.param(
+            (b'"input_view": []', b'"input_view": [0, 1, 1, 0, 1, 192, 0, 1]'), id="view-and-matrix"
+        ),
         pytest.param((b'"devices"', b'"dev"'), id="no-devices"),
+        pytest.param((b'"tool": "', b'"tool": "\\q'), id="unknown-escape"),
+        pytest.param((b'"tool": "', b'"tool": "\\u00g0'), id="not-hexadecimal"),
         pytest.param((b"{", b"{{"), id="not-json"),
         pytest.param((b"}", b""), id="cut"),
     ],
@@ -191,7 +240,10 @@ VIEWS = st.builds(
         *(n for length, step in zip(lengths, steps, strict=True) for n in (length, *step)),
     ],
     st.integers(-9, 300),
-    st.lists(st.tuples(st.integers(1, 9), st.integers(-4, 4)), min_size=3, max_size=3),
+    # Mostly of lengths that divide the bytes given, so that it is run.
+    st.lists(
+        st.tuples(st.sampled_from([1, 2, 3, 4, 8, 9]), st.integers(-4, 4)), min_size=3, max_size=3
+    ),
     SIDES,
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=3, max_size=3),
 )
@@ -201,7 +253,11 @@ VIEWS = st.builds(
 @settings(max_examples=80, database=None)
 @given(
     st.dictionaries(st.sampled_from(FIELDS), LISTS, min_size=1, max_size=2)
-    | st.builds(lambda view: {"input_transposed": [], "input_view": view}, VIEWS)
+    | st.builds(
+        lambda others, view: {**others, "input_view": view},
+        st.sampled_from([{}, {"input_transposed": []}, {"input_transposed": [64, 3]}]),
+        VIEWS,
+    )
 )
 def test_notes_of_any_numbers_are_refused_or_run(
     ort: ModuleType,
@@ -212,11 +268,16 @@ def test_notes_of_any_numbers_are_refused_or_run(
     notes.s = json.dumps({**json.loads(notes.s), **changes}).encode()
     silent = ort.SessionOptions()
     silent.log_severity_level = 4
-    told = ""
+    x, told = images(2), ""
     try:
         session = provider.create_session(built.SerializeToString(), sess_options=silent)
-        (y,) = session.run(None, {"x": images(2)})
+        (y,) = session.run(None, {"x": x})
     except Exception as problem:
         told = str(problem)
-    refused = "Compile the model again" in told or "was compiled" in told
-    assert refused if told else y.size % 5 == 0, told
+        assert "Compile the model again" in told or "was compiled" in told, told
+        return
+    assert y.size == 5 * len(y)
+    # What is read for a sample lies within it.
+    other = x.copy()
+    other.reshape(-1)[x.nbytes // len(y) :] ^= 255
+    assert session.run(None, {"x": other})[0][0].tolist() == y[0].tolist()

@@ -15,7 +15,6 @@ import context_models
 import numpy as np
 import pytest
 from context_models import channels_last, images
-from program_samples import sound
 from turns import turns_during
 
 from akida_backend import onnxruntime as provider
@@ -97,7 +96,7 @@ def test_providers_by_name_work_or_are_warned_of(ort: ModuleType) -> None:
     session = ort.InferenceSession(data, providers=[PROVIDER, "CPUExecutionProvider"])
     assert session.get_providers() == [PROVIDER, "CPUExecutionProvider"]
     x = images(2)
-    expected = Simulator(sound()).run(channels_last(x))
+    expected = Simulator(context_models.program()).run(channels_last(x))
     assert session.run(None, {"x": x})[0].tolist() == expected.tolist()
     options = {"device": "akida2", "threads": "2"}
     session = ort.InferenceSession(data, providers=[(PROVIDER, options), "CPUExecutionProvider"])
@@ -183,7 +182,7 @@ def test_tables_are_only_asked_for_in_versions_that_both_sides_know(
 def test_eight_threads_share_a_session(ort: ModuleType) -> None:  # noqa: ARG001
     session = provider.create_session(context_models.with_cast().SerializeToString())
     inputs = [images(1 + seed % 3, seed) for seed in range(8)]
-    simulator = Simulator(sound())
+    simulator = Simulator(context_models.program())
     expected = [simulator.run(channels_last(x)).astype(np.int32) for x in inputs]
 
     def work(number: int) -> bool:
@@ -209,7 +208,7 @@ def test_inference_does_not_hold_the_interpreter_lock(ort: ModuleType) -> None: 
 def test_eight_threads_create_sessions(ort: ModuleType) -> None:  # noqa: ARG001
     data = context_models.single().SerializeToString()
     x = images(2)
-    expected = Simulator(sound()).run(channels_last(x)).tolist()
+    expected = Simulator(context_models.program()).run(channels_last(x)).tolist()
     with ThreadPoolExecutor(8) as pool:
         made = [pool.submit(provider.create_session, data) for _ in range(16)]
         assert [each.result().run(None, {"x": x})[0].tolist() for each in made] == [expected] * 16
@@ -259,24 +258,26 @@ print(live.run(None, {entry.name: np.zeros((2, *entry.shape[1:]), np.int8)})[0].
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_session_runs_in_a_forked_process(in_python: RuntimeText) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_session_runs_and_goes_in_a_forked_process(in_python: RuntimeText, threads: int) -> None:
+    """Its interpreter does not end: at that onnxruntime's own threads hang, whatever runs."""
     printed = in_python(
         SESSION
-        + """
-import os, warnings
-warnings.simplefilter("ignore")
-import onnxruntime
+        + f"""
+import gc, onnxruntime
+from forking import in_child
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 live = provider.create_session(
-    context_models.single().SerializeToString(), sess_options=options
+    context_models.single().SerializeToString(), sess_options=options, threads={threads}
 )
 before = total(live)
-child = os.fork()
-if child == 0:
-    os._exit(0 if total(live) == before else 1)
-_, status = os.waitpid(child, 0)
-print(os.waitstatus_to_exitcode(status), total(live) == before)
+def go_on():
+    global live
+    assert total(live) == before
+    live = None
+    gc.collect()
+print(in_child(go_on, ends=False), total(live) == before)
 """
     )
     assert printed == "0 True"

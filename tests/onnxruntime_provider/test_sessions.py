@@ -267,7 +267,7 @@ def test_error_lets_a_model_pass_that_is_placed_whole(ort: ModuleType) -> None:
         pytest.param({"threads": "0"}, "from 1 to 256", id="range"),
         pytest.param({"host": "reference"}, "onnxruntime runs what stays", id="host"),
         pytest.param({"calibration": "/nowhere.npz"}, "/nowhere.npz", id="calibration"),
-        pytest.param({"deny": "name:nothing"}, "unknown entry", id="deny"),
+        pytest.param({"deny": "name:nothing"}, "unknown operator name", id="deny"),
     ],
 )
 def test_bad_options_fail_the_session_through_both_doors(
@@ -426,3 +426,25 @@ def test_source_emulation_lets_go_of_its_models(ort: ModuleType) -> None:  # noq
     assert len(provider._sources._segments) == before + 1
     del session
     assert len(provider._sources._segments) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("tab\tand\nline\x01\x7f", id="control"),
+        pytest.param('quote" \\ slash/ \\u0041', id="escapes"),
+        pytest.param("\u00e4\u20ac\ud7ff\ue000\U0001f600\U0010ffff", id="planes"),
+    ],
+)
+def test_tensors_may_have_any_names(ort: ModuleType, tmp_path: Path, name: str) -> None:  # noqa: ARG001
+    """They go through the notes as JSON."""
+    b = GraphBuilder(1)
+    data = write_onnx(b.build(b.conv2d(b.input(6, 6, 4, name=name), 5)))
+    x = np.random.default_rng(1).integers(-128, 128, (2, 6, 6, 4), dtype=np.int8)
+    session = provider.create_session(data, fallback="error")
+    assert session.get_providers()[0] == PROVIDER
+    (wanted,) = ab.InferenceSession(data).run(None, {name: x})
+    assert np.array_equal(session.run(None, {name: x})[0], wanted)
+    ab.compile(data).save(tmp_path / "compiled.onnx")
+    compiled = provider.create_session(tmp_path / "compiled.onnx")
+    assert np.array_equal(compiled.run(None, {name: x})[0], wanted)

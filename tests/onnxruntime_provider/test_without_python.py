@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 from context_models import channels_last, images
-from program_samples import sound
 
 from akida_backend import onnxruntime as provider
 from akida_backend.simulator import Simulator
@@ -61,7 +60,7 @@ def test_a_compiled_model_gives_the_same_values(
     x = images(batch)
     done = run(program, ort, path, "z", 4, x.tobytes(), batch)
     assert (done.returncode, done.stderr) == (0, b"")
-    expected = Simulator(sound()).run(channels_last(x)).astype(np.int32)
+    expected = Simulator(context_models.program()).run(channels_last(x)).astype(np.int32)
     assert np.frombuffer(done.stdout, np.int32).reshape(-1, 5).tolist() == expected.tolist()
 
 

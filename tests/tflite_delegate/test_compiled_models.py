@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import raw_tflite
 from interpreters import Runtime, equal, kernels, random_feeds, run
-from tflite import BuiltinOperator
+from program_bytes import with_another_hash
+from tflite import BuiltinOperator, TensorType
 
 import akida_backend as ab
 from akida_backend.cli import main
@@ -22,7 +23,13 @@ from akida_backend.graph import Activation, DType, Graph, Opaque
 from akida_backend.importers.tflite import read_tflite
 from akida_backend.program_format import program_to_bytes
 from akida_backend.tflite_compiled import compiled_tflite
-from akida_backend.tflite_records import PROGRAM_OPERATOR
+from akida_backend.tflite_records import (
+    CUSTOM,
+    PROGRAM_OPERATOR,
+    FileRecord,
+    OperatorRecord,
+    TensorRecord,
+)
 from akida_backend.tflite_writer import write_tflite
 from builders import GraphBuilder
 
@@ -92,26 +99,25 @@ def test_equal_plans_give_equal_files() -> None:
     assert compiled_tflite(ab.compile(content)) == compiled_tflite(ab.compile(content))
 
 
-def test_a_session_opens_a_compiled_model_through_the_delegate(
-    runtime: Runtime, tmp_path: Path
+@pytest.mark.parametrize(
+    "command", ["inspect", "run", "compare", "advise", "bench", "compile -o again.tflite"]
+)
+def test_a_compiled_model_says_what_it_is_and_what_runs_it(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert runtime
-    plan = ab.compile(write_tflite(networks.classifier()))
-    plan.save(tmp_path / "compiled.tflite")
-    session = ab.InferenceSession(tmp_path / "compiled.tflite")
-    feeds = networks.codes(networks.classifier(), 3)
-    (found,), (wanted,) = session.run(None, feeds), ab.InferenceSession(plan).run(None, feeds)
-    assert np.array_equal(found, wanted)
-
-
-def test_a_compiled_model_says_what_it_is_and_is_not_compiled_again(tmp_path: Path) -> None:
-    ab.compile(write_tflite(networks.classifier())).save(tmp_path / "compiled.tflite")
-    again = ab.compile(tmp_path / "compiled.tflite")
-    (reason,) = again.placement[0].reasons
-    assert reason.found == "part of a compiled model, which the TFLite delegate runs"
-    with pytest.raises(ab.InputError, match=r"(?s)compiled model already.*Compile the model that"):
-        again.save(tmp_path / "again.tflite")
-    assert not (tmp_path / "again.tflite").exists()
+    monkeypatch.chdir(tmp_path)
+    ab.compile(write_tflite(networks.classifier())).save("compiled.tflite")
+    name, *flags = command.split()
+    assert main([name, "compiled.tflite", *flags]) == 2
+    told = capsys.readouterr().err
+    assert "compiled.tflite: is a compiled model" in told
+    assert "akida_backend.tflite.load_delegate(), or give the model it was compiled from" in told
+    assert not Path("again.tflite").exists()
+    with pytest.raises(ab.ImportModelError, match="is a compiled model"):
+        ab.InferenceSession("compiled.tflite")
 
 
 def test_without_the_delegate_the_runtime_names_the_operator(runtime: Runtime) -> None:
@@ -235,6 +241,117 @@ def test_a_compiled_model_of_another_device_is_refused(
         runtime.interpreter(compiled, ab.tflite.load_delegate("akd1000"))
     said = str(refusal.value) + capfd.readouterr().err
     assert "compiled for device 'akida2', the option asks for 'akd1000'" in said
+
+
+def by_hand(
+    operators: list[tuple[int, int]], data: bytes, outputs: list[int], filters: int = 8
+) -> bytes:
+    """Operators with one program, by what they read and write; tensor 0 is given, 3 a constant."""
+    constant = np.zeros(4 * 4 * 8, np.int8).tobytes()
+    tensors = [
+        TensorRecord(
+            name=name,
+            type=int(TensorType.INT8),
+            shape=[1, 4, 4, filters if name == "c" else 8],
+            signature=None,
+            scale=[0.5],
+            zero_point=[0],
+            axis=0,
+            data=constant if name == "k" else None,
+            is_variable=False,
+        )
+        for name in "abck"
+    ]
+    records = [
+        OperatorRecord(
+            code=CUSTOM,
+            inputs=[source],
+            outputs=[target],
+            table="",
+            options={},
+            version=1,
+            custom_name=PROGRAM_OPERATOR,
+            custom_options=data,
+        )
+        for source, target in operators
+    ]
+    return FileRecord(tensors, records, inputs=[0], outputs=outputs).to_bytes()
+
+
+def program_of_one_layer(filters: int = 8) -> bytes:
+    b = GraphBuilder(1)
+    plan = ab.compile(b.build(b.conv2d(b.input(4, 4, 8), filters, kernel=1)))
+    return program_to_bytes(plan.programs[0])
+
+
+@pytest.mark.parametrize(
+    ("operators", "outputs", "problem"),
+    [
+        pytest.param([(0, 3), (3, 2)], [2], "'k', which is a constant", id="constant"),
+        pytest.param([(0, 3), (3, 2)], [2, 3], "'k', which is a constant", id="constant-output"),
+        pytest.param([(0, 1), (1, 0), (0, 2)], [2], "'a', which is read before", id="input"),
+        pytest.param([(1, 2), (0, 1)], [2], "'b', which is read before", id="order"),
+        pytest.param([(0, 1), (2, 1), (1, 2)], [2], "which is", id="loop"),
+        pytest.param([(1, 1), (1, 2)], [2], "'b', which is read before", id="itself"),
+        pytest.param([(0, 1), (0, 1), (1, 2)], [2], "'b', which is written before", id="twice"),
+        pytest.param([(0, 1), (1, 2)], [2], "", id="sound"),
+        pytest.param([(3, 1), (1, 2)], [2], "", id="reads-a-constant"),
+    ],
+)
+def test_operators_that_write_what_they_must_not_are_refused(
+    runtime: Runtime,
+    tmp_path: Path,
+    operators: list[tuple[int, int]],
+    outputs: list[int],
+    problem: str,
+) -> None:
+    """From a file, whose memory runtimes map to be read only."""
+    (tmp_path / "m.tflite").write_bytes(by_hand(operators, program_of_one_layer(), outputs))
+    code = f"""
+import akida_backend as ab
+from {runtime.module.__name__} import Interpreter
+try:
+    interpreter = Interpreter(
+        "m.tflite", experimental_delegates=[ab.tflite.load_delegate()]
+    )
+    interpreter.allocate_tensors()
+    interpreter.invoke()
+    print("ran")
+except (RuntimeError, ValueError) as refusal:
+    print(refusal)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stderr}"
+    said = done.stdout + done.stderr
+    assert problem in said if problem else done.stdout == "ran\n", said
+
+
+def test_a_program_whose_content_hash_is_not_its_own_is_refused(
+    runtime: Runtime, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = with_another_hash(program_of_one_layer())
+    with pytest.raises((RuntimeError, ValueError)) as refusal:
+        runtime.interpreter(by_hand([(0, 2)], data, [2]), ab.tflite.load_delegate())
+    said = str(refusal.value) + capfd.readouterr().err
+    assert "operator 0: the content hash of its program does not match" in said
+
+
+def test_content_hashes_of_programs_of_all_lengths_hold(runtime: Runtime) -> None:
+    """Blocks of the hash have 64 bytes, of which the last one holds 55 or fewer."""
+    delegate, rests = ab.tflite.load_delegate(), set()
+    for filters in range(1, 65):
+        data = program_of_one_layer(filters)
+        rests.add(len(data) % 64)
+        content = by_hand([(0, 2)], data, [2], filters)
+        assert len(kernels(runtime.interpreter(content, delegate))) == 1
+    assert len(rests) == 64
 
 
 def test_without_python_behind_it_the_library_runs_compiled_models_only(

@@ -13,13 +13,28 @@ from pathlib import Path
 import networks
 import numpy as np
 import pytest
-from interpreters import Runtime, kernels, random_feeds, run
+from interpreters import Runtime, equal, kernels, random_feeds, run
 
 import akida_backend as ab
 from akida_backend.tflite_compiled import compiled_tflite
+from akida_backend.tflite_compiler import KEPT_PLANS, SEGMENTS
 from akida_backend.tflite_writer import write_tflite
 
 ROOT = Path(__file__).parents[2]
+
+
+def in_python(code: str, folder: Path) -> str:
+    """What a fresh interpreter prints, in a folder of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
 
 
 def resident_bytes() -> int:
@@ -133,15 +148,57 @@ interpreter.invoke()
 print("ran", flush=True)
 {ending}
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
+    assert in_python(code, tmp_path) == "ran"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_an_interpreter_with_threads_goes_on_in_a_forked_process(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    (tmp_path / "m.tflite").write_bytes(write_tflite(networks.classifier()))
+    code = f"""
+import numpy as np
+import akida_backend as ab
+from forking import in_child
+from {runtime.module.__name__} import Interpreter
+interpreter = Interpreter(
+    "m.tflite", experimental_delegates=[ab.tflite.load_delegate(threads=2)], num_threads=1
+)
+entry, exit = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+shape = [64, *entry["shape"][1:]]
+interpreter.resize_tensor_input(entry["index"], shape)
+interpreter.allocate_tensors()
+def computed():
+    interpreter.set_tensor(entry["index"], np.ones(shape, np.int8))
+    interpreter.invoke()
+    return interpreter.get_tensor(exit["index"]).tolist()
+before = computed()
+def go_on():
+    global interpreter
+    assert computed() == before
+    interpreter = None
+print(in_child(go_on), computed() == before)
+"""
+    assert in_python(code, tmp_path) == "0 True"
+
+
+def test_segments_in_python_go_with_their_last_kernel(runtime: Runtime) -> None:
+    """More models than plans are kept, so that a kernel's segment has no other owner."""
+    contents = [write_tflite(networks.interrupted(seed)) for seed in range(KEPT_PLANS + 2)]
+    gc.collect()
+    before = len(SEGMENTS)
+    delegate = ab.tflite.load_delegate(emulation="source")
+    live = [runtime.interpreter(content, delegate) for content in contents]
+    twice = runtime.interpreter(contents[0], delegate)
+    assert len(SEGMENTS) == before + 2 * len(live) + 2
+    wanted = run(live[0], random_feeds(live[0]))
+    live.clear()
+    gc.collect()
+    assert len(SEGMENTS) == before + 2
+    assert equal(run(twice, random_feeds(twice)), wanted)
+    del twice
+    gc.collect()
+    assert len(SEGMENTS) == before
 
 
 def test_threads_of_an_interpreter_are_the_engines(runtime: Runtime) -> None:

@@ -84,8 +84,10 @@ struct SessionSettings {
     const std::string text = option("threads", "1");
     char* end = nullptr;
     const long threads = std::strtol(text.c_str(), &end, 10);
-    if (text.empty() || *end != 0 || threads < 1 || threads > 256) {
-      throw Failure("option 'threads' needs a whole number from 1 to 256, got '" + text + "'");
+    if (text.empty() || *end != 0 || threads < 1 ||
+        threads > AKIDA_BACKEND_MAX_THREADS) {
+      throw Failure("option 'threads' needs a whole number from 1 to " +
+                    std::to_string(AKIDA_BACKEND_MAX_THREADS) + ", got '" + text + "'");
     }
     return static_cast<int>(threads);
   }
@@ -144,6 +146,11 @@ std::shared_ptr<Segment> context_segment(const Provider& provider, const Node* n
   auto segment =
       std::make_shared<Segment>(text_attr(api, node, "ep_cache_context", ""),
                                 text_attr(api, node, "notes", ""), provider.settings.threads());
+  const std::string& program = segment->program();
+  if (!content_hash_holds(reinterpret_cast<const uint8_t*>(program.data()), program.size())) {
+    throw Failure("EPContext node: the content hash of its program does not match\n"
+                  "  Compile the model again.");
+  }
   segment->drop_program();
   const auto& names = segment->notes().all("devices");
   const std::string wanted = provider.settings.option("device", "");
@@ -300,7 +307,8 @@ void compile_one(Provider* provider, const Graph* graph, const Node* fused, Kern
     throw Failure("AkidaExecutionProvider: the claimed nodes do not read '" + name +
                   "'; please report this");
   }
-  segment.check_input(element_type_of(api, inputs[kernel->input_index]));
+  segment.check_types(element_type_of(api, inputs[kernel->input_index]),
+                      element_type_of(api, outputs[0]));
   kernel->segment = found->second;
   if (context != nullptr && provider->settings.writes_context && !compiled) {
     const char* fused_name = nullptr;
@@ -493,12 +501,17 @@ void akida_backend_onnxruntime_claim(akida_backend_onnxruntime_claims* claims,
                      std::string(static_cast<const char*>(program), program_bytes), notes,
                      claims->provider.settings.threads(), source)});
   } catch (const std::exception& error) {
-    claims->problem = error.what();
+    akida_backend_onnxruntime_refuse(claims, error.what());
   }
 }
 
 void akida_backend_onnxruntime_refuse(akida_backend_onnxruntime_claims* claims, const char* text) {
-  if (claims->problem.empty()) claims->problem = *text == 0 ? "refused" : text;
+  if (!claims->problem.empty()) return;
+  try {
+    claims->problem = *text == 0 ? "refused" : text;
+  } catch (const std::exception&) {
+    claims->problem = "refused";  // short enough to need no memory
+  }
 }
 
 }  // extern "C"

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "onnxruntime_segment.h"
 
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
 #include <cstring>
 
 #include "program.h"
@@ -60,12 +63,57 @@ class Reader {
     want('"');
     std::string text;
     while (at_ < text_.size() && text_[at_] != '"') {
-      if (text_[at_] == '\\') at_++;  // names of tensors are not looked at, so \u may stay
-      if (at_ < text_.size()) text += text_[at_++];
+      if (text_[at_] == '\\') {
+        escaped(text);
+      } else {
+        text += text_[at_++];
+      }
     }
     if (at_ >= text_.size()) fail();
     at_++;
     return text;
+  }
+
+  void escaped(std::string& text) {
+    static constexpr char codes[] = "bfnrt\"\\/", values[] = "\b\f\n\r\t\"\\/";
+    const char code = ++at_ < text_.size() ? text_[at_++] : '\0';
+    if (code == 'u') return append_utf8(text, unit());
+    const char* found = code == '\0' ? nullptr : std::strchr(codes, code);
+    if (found == nullptr) fail();
+    text += values[found - codes];
+  }
+
+  // The code point of \uXXXX, or of two that are a pair of surrogates.
+  uint32_t unit() {
+    const uint32_t high = hexadecimal_digits();
+    if (high < 0xD800 || high > 0xDBFF || text_.compare(at_, 2, "\\u") != 0) return high;
+    const size_t before = at_;
+    at_ += 2;
+    const uint32_t low = hexadecimal_digits();
+    if (low >= 0xDC00 && low <= 0xDFFF) return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+    at_ = before;
+    return high;
+  }
+
+  uint32_t hexadecimal_digits() {
+    uint32_t value = 0;
+    for (int digit = 0; digit < 4; digit++, at_++) {
+      const char found = at_ < text_.size() ? text_[at_] : '\0';
+      if (std::isxdigit(static_cast<unsigned char>(found)) == 0) fail();
+      const int nibble = found <= '9' ? found - '0' : (found | 32) - 'a' + 10;
+      value = value << 4 | static_cast<uint32_t>(nibble);
+    }
+    return value;
+  }
+
+  static void append_utf8(std::string& text, uint32_t code) {
+    if (code < 0x80) {
+      text += static_cast<char>(code);
+      return;
+    }
+    const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    text += static_cast<char>((0xF00 >> (more + 1) & 0xFF) | code >> 6 * more);
+    for (int k = more - 1; k >= 0; k--) text += static_cast<char>(0x80 | (code >> 6 * k & 0x3F));
   }
 
   char peek() {
@@ -195,6 +243,10 @@ Segment::Segment(std::string program, const std::string& notes, int threads,
   }
   const std::vector<int64_t> real = notes_.numbers("input_real");
   const std::vector<int64_t> view = notes_.numbers("input_view");
+  // A transposed sample has as many values as the program reads, a viewed one may have fewer.
+  if (!view.empty() && input_matrix_.rows != 0) {
+    throw Failure("notes: both input_transposed and input_view\n  Compile the model again.");
+  }
   if (!view.empty()) input_view_ = SampleView(view, input.sample_values);
   session_sample_values_ = input_view_ ? input_view_.source_values()
                                        : static_cast<size_t>(input.sample_values);
@@ -226,12 +278,16 @@ Segment::Matrix Segment::transposition(const char* key, const akida_backend_port
   return {static_cast<size_t>(sides[0]), static_cast<size_t>(sides[1])};
 }
 
-void Segment::check_input(int type) const {
-  const int wanted = input_is_real_ ? type_float : element_type(runner_->input());
-  if (type != wanted) {
-    throw Failure("segment with input '" + notes_.one("input") + "': element type " +
-                  std::to_string(wanted) + " was compiled, the model has " + std::to_string(type));
-  }
+void Segment::check_types(int input, int output) const {
+  const auto check = [&](const char* end, int found, int wanted) {
+    if (found == wanted) return;
+    throw Failure("segment with " + std::string(end) + " '" + notes_.one(end) +
+                  "': element type " + std::to_string(wanted) +
+                  " was compiled, the model has " + std::to_string(found) +
+                  "\n  Compile the model again.");
+  };
+  check("input", input, input_is_real_ ? type_float : element_type(runner_->input()));
+  check("output", output, element_type(runner_->output()));
 }
 
 Status* Segment::compute(const Api& api, KernelContext* context, size_t input_index) const {

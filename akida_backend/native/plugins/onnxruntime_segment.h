@@ -26,7 +26,8 @@ namespace akida_backend::ort {
 //   input, output       names of the tensors
 //   input_transposed    rows and columns of a sample of the session's tensor, when the program
 //                       wants it transposed (NCHW has channels, then height * width); or empty
-//   input_view          instead, where more than that happens to it: numbers of a SampleView
+//   input_view          instead, where more than that happens to it: numbers of a SampleView; or
+//                       empty
 //   output_transposed   the same of the program's output, when the session wants it transposed
 //   output_shape        of the session's tensor, -1 in front where any batch fits
 //   input_real          bits of a float32 scale, zero point: the session's input is dequantized
@@ -64,8 +65,9 @@ class Segment {
   // After this only the runner has it.
   void drop_program() { program_ = {}; }
 
-  // Of the session's input: the element type and what the notes say must fit.
-  void check_input(int element_type) const;
+  // Element types of the session's input and output: onnxruntime allocates what the model says,
+  // the program reads and writes what it was compiled for. Throws Failure.
+  void check_types(int input, int output) const;
 
   Status* compute(const Api& api, KernelContext* context, size_t input_index) const;
 

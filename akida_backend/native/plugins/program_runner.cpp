@@ -3,6 +3,8 @@
 
 #include <new>
 
+#include "thread_error.h"
+
 namespace akida_backend {
 
 std::unique_ptr<ProgramRunner> ProgramRunner::load(const void* bytes, size_t size, int threads) {
@@ -10,6 +12,7 @@ std::unique_ptr<ProgramRunner> ProgramRunner::load(const void* bytes, size_t siz
   if (program == nullptr) return nullptr;
   std::unique_ptr<ProgramRunner> runner(new (std::nothrow) ProgramRunner(program, threads));
   if (runner == nullptr) {
+    keep_error("memory does not suffice");
     akida_backend_program_free(program);
     return nullptr;
   }

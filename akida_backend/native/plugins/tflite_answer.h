@@ -9,6 +9,7 @@
 
 #include "program_runner.h"
 #include "tflite_compiler.h"
+#include "tflite_kernel.h"
 
 namespace akida_backend::tflite {
 
@@ -18,7 +19,7 @@ struct Segment {
   int input = -1;
   int output = -1;
   std::vector<int32_t> picks;
-  int64_t callback = -1;
+  std::shared_ptr<const PythonSegment> python;  // null: the program runs
   std::string program;
   std::shared_ptr<ProgramRunner> runner;  // loaded when the segment is checked
 };

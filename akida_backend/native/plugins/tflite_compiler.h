@@ -84,6 +84,8 @@ typedef struct akida_backend_tflite_compiler {
   /* A segment in Python: source emulation, and programs the native engine has no layers for. */
   int (*run)(int64_t callback, const void* input, void* output, uint64_t samples,
              akida_backend_tflite_answer* answer);
+  /* Once for every segment that was added with a callback: it is not run any more. */
+  void (*release)(int64_t callback);
 } akida_backend_tflite_compiler;
 
 /* Delegates use it from now on, until another one or NULL is set. */

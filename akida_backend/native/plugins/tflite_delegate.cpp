@@ -76,11 +76,9 @@ Status fail(Context* context, const std::string& text) {
   return error;
 }
 
-constexpr int most_threads = 256;
-
 int threads_of(const Akida& delegate, const Context& context) {
   if (delegate.threads != 0) return delegate.threads;
-  return std::clamp(context.recommended_num_threads, 1, most_threads);
+  return std::clamp(context.recommended_num_threads, 1, AKIDA_BACKEND_MAX_THREADS);
 }
 
 // The programs that a compiled model carries.
@@ -120,7 +118,7 @@ Status claim(Context* context, Akida& delegate, std::vector<Segment> segments, c
              bool all_required, bool carried) {
   std::string problem;
   for (Segment& segment : segments) {
-    if (!check_segment(graph, segment, threads_of(delegate, *context), problem)) {
+    if (!check_segment(graph, segment, threads_of(delegate, *context), carried, problem)) {
       const int first = segment.nodes.empty() ? -1 : segment.nodes.front();
       return fail(context, "operator " + std::to_string(first) + ": " + problem);
     }
@@ -215,9 +213,9 @@ std::string refused_options(Akida& delegate) {
     if (delegate.names[i] == "device") delegate.device = delegate.values[i];
     if (delegate.names[i] != "threads") continue;
     delegate.threads = std::atoi(delegate.values[i].c_str());
-    if (delegate.threads < 1 || delegate.threads > most_threads) {
-      problem = "option 'threads' needs a whole number from 1 to 256, got '" + delegate.values[i] +
-                "'";
+    if (delegate.threads < 1 || delegate.threads > AKIDA_BACKEND_MAX_THREADS) {
+      problem = "option 'threads' needs a whole number from 1 to " +
+                std::to_string(AKIDA_BACKEND_MAX_THREADS) + ", got '" + delegate.values[i] + "'";
     }
   }
   return problem;
@@ -231,6 +229,7 @@ const akida_backend_tflite_compiler* installed_compiler() { return compiler.load
 
 using akida_backend::tflite::Akida;
 using akida_backend::tflite::Delegate;
+using akida_backend::tflite::PythonSegment;
 using akida_backend::tflite::Segment;
 
 extern "C" {
@@ -268,11 +267,13 @@ void akida_backend_tflite_add_segment(akida_backend_tflite_answer* answer,
                                       const akida_backend_tflite_segment* given) {
   try {
     Segment segment;
+    if (given->callback >= 0) {
+      segment.python = std::make_shared<PythonSegment>(given->callback);
+    }
     segment.nodes.assign(given->nodes, given->nodes + given->node_count);
     if (given->picks != nullptr) {
       segment.picks.assign(given->picks, given->picks + given->pick_count);
     }
-    segment.callback = given->callback;
     segment.input = given->input;
     segment.output = given->output;
     segment.program.assign(static_cast<const char*>(given->program), given->program_bytes);

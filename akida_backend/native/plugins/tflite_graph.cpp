@@ -61,6 +61,35 @@ bool in_range(const IntArray* tensors, size_t count) {
   });
 }
 
+// Empty, or which operator writes what it must not. Runtimes do not check all of this, their
+// partitioning relies on it, and what a program writes to a constant goes to the model's file.
+std::string wrong_write(const Graph& graph) {
+  enum class Seen : char { nowhere, read, written };
+  std::vector<Seen> seen(graph.tensors.size(), Seen::nowhere);
+  for (const auto& node : graph.nodes) {
+    for (int32_t i = 0; i < node.input_count; i++) {
+      if (node.inputs[i] < 0) continue;
+      Seen& tensor = seen[static_cast<size_t>(node.inputs[i])];
+      if (tensor == Seen::nowhere) tensor = Seen::read;
+    }
+    for (int32_t i = 0; i < node.output_count; i++) {
+      if (node.outputs[i] < 0) continue;
+      const auto& tensor = graph.tensors[static_cast<size_t>(node.outputs[i])];
+      Seen& before = seen[static_cast<size_t>(node.outputs[i])];
+      const char* problem = tensor.data != nullptr       ? "which is a constant"
+                            : before == Seen::read    ? "which is read before"
+                            : before == Seen::written ? "which is written before"
+                                                      : nullptr;
+      if (problem != nullptr) {
+        return "operator " + std::to_string(node.index) + " writes tensor '" + tensor.name +
+               "', " + problem + "\n  The model is damaged: convert or compile it again.";
+      }
+      before = Seen::written;
+    }
+  }
+  return {};
+}
+
 // What enters and leaves the graph, from the runtime's plan of it as a single part.
 bool read_ends(Context* context, Graph& graph) {
   std::vector<int> all;
@@ -134,6 +163,8 @@ bool read_graph(Context* context, Graph& graph, std::string& problem) {
     }
     graph.nodes.push_back(node_record(index, *node, *registration));
   }
+  problem = wrong_write(graph);
+  if (!problem.empty()) return false;
   if (!read_ends(context, graph)) {
     problem = "the runtime does not show what enters and leaves its graph";
     return false;

@@ -21,6 +21,17 @@ struct Kernel {
   std::vector<char> picked;              // a program's input after picking
 };
 
+// What `action` returns. No exception leaves a kernel.
+template <class Action>
+Status guarded(Context* context, const Action& action) {
+  try {
+    return action();
+  } catch (const std::exception&) {  // nothing else is thrown here
+    context->report_error(context, "%s", "akida-backend: memory does not suffice");
+    return error;
+  }
+}
+
 // Some runtimes call a kernel whose `init` has failed.
 Kernel* kernel_of(Context* context, Node* node) {
   if (node->user_data == nullptr || node->user_data == reinterpret_cast<void*>(-1)) {
@@ -34,12 +45,12 @@ void* init(Context*, const char* buffer, size_t) {
   // Of a delegate's kernel the buffer is not bytes but the partition.
   const auto* params = reinterpret_cast<const DelegateParams*>(buffer);
   if (offered == nullptr || params == nullptr) return reinterpret_cast<void*>(-1);
-  auto nodes = values_of(params->nodes_to_replace);
-  std::sort(nodes.begin(), nodes.end());
-  const auto found = std::find_if(offered->begin(), offered->end(),
-                                  [&](const Partition& p) { return p.nodes == nodes; });
-  if (found == offered->end()) return reinterpret_cast<void*>(-1);
   try {
+    auto nodes = values_of(params->nodes_to_replace);
+    std::sort(nodes.begin(), nodes.end());
+    const auto found = std::find_if(offered->begin(), offered->end(),
+                                    [&](const Partition& p) { return p.nodes == nodes; });
+    if (found == offered->end()) return reinterpret_cast<void*>(-1);
     return new Kernel{*found, {}, {}};
   } catch (const std::bad_alloc&) {
     return reinterpret_cast<void*>(-1);
@@ -105,14 +116,12 @@ Status resize(Context* context, const Kernel& kernel, bool dynamic_ones) {
   return ok;
 }
 
-Status prepare(Context* context, Node* node) {
-  const Kernel* kernel = kernel_of(context, node);
-  if (kernel == nullptr) return error;
+Status prepare_checked(Context* context, const Node* node, const Kernel& kernel) {
   const auto inputs = values_of(node->inputs);
   const bool unknown = std::any_of(inputs.begin(), inputs.end(), [&](int tensor) {
     return tensor >= 0 && context->tensors[tensor].allocation_type == dynamic;
   });
-  if (!unknown) return resize(context, *kernel, false);
+  if (!unknown) return resize(context, kernel, false);
   // Shapes are known when the values are: the memory of the outputs waits until then.
   for (int tensor : values_of(node->outputs)) {
     Tensor& output = context->tensors[tensor];
@@ -121,6 +130,12 @@ Status prepare(Context* context, Node* node) {
     output.data = nullptr;
   }
   return ok;
+}
+
+Status prepare(Context* context, Node* node) {
+  const Kernel* kernel = kernel_of(context, node);
+  if (kernel == nullptr) return error;
+  return guarded(context, [&] { return prepare_checked(context, node, *kernel); });
 }
 
 // `picks` for every sample of the input.
@@ -142,7 +157,7 @@ Status call_back(Context* context, const Step& step, const char* input, char* ou
   const auto* compiler = installed_compiler();
   if (compiler == nullptr) {
     answer.refusal = "this segment runs in Python, which has ended";
-  } else if (compiler->run(step.callback, input, output, batch, &answer) == 0) {
+  } else if (compiler->run(step.python->number(), input, output, batch, &answer) == 0) {
     return ok;
   }
   context->report_error(context, "akida-backend: %s", answer.refusal.c_str());
@@ -177,7 +192,7 @@ Status run(Context* context, Kernel& kernel, const Step& step, std::vector<size_
   if (batch == 0) return ok;
   if (input == nullptr || output == nullptr) return error;
   if (!step.picks.empty()) input = picked(kernel, step, input, batch);
-  if (step.callback >= 0) return call_back(context, step, input, output, batch);
+  if (step.python != nullptr) return call_back(context, step, input, output, batch);
   if (step.runner->run(input, output, batch)) return ok;
   context->report_error(context, "akida-backend: %s", akida_backend_error());
   return error;
@@ -186,7 +201,7 @@ Status run(Context* context, Kernel& kernel, const Step& step, std::vector<size_
 Status invoke(Context* context, Node* node) {
   Kernel* kernel = kernel_of(context, node);
   if (kernel == nullptr) return error;
-  try {
+  return guarded(context, [&] {
     if (resize(context, *kernel, true) != ok) return error;
     kernel->slots.resize(static_cast<size_t>(kernel->partition.slots));
     std::vector<size_t> batches(kernel->slots.size(), 0);
@@ -196,14 +211,16 @@ Status invoke(Context* context, Node* node) {
         return error;
       }
     }
-  } catch (const std::bad_alloc&) {
-    context->report_error(context, "%s", "akida-backend: memory does not suffice");
-    return error;
-  }
-  return ok;
+    return ok;
+  });
 }
 
 }  // namespace
+
+PythonSegment::~PythonSegment() {
+  const auto* compiler = installed_compiler();
+  if (compiler != nullptr) compiler->release(number_);
+}
 
 OfferedPartitions::OfferedPartitions(std::vector<Partition>& partitions) { offered = &partitions; }
 

@@ -11,6 +11,21 @@
 
 namespace akida_backend::tflite {
 
+// A segment that Python runs, by the number it has there; Python is told when it is not needed
+// any more.
+class PythonSegment {
+ public:
+  explicit PythonSegment(int64_t number) : number_(number) {}
+  ~PythonSegment();
+  PythonSegment(const PythonSegment&) = delete;
+  PythonSegment& operator=(const PythonSegment&) = delete;
+
+  int64_t number() const { return number_; }
+
+ private:
+  int64_t number_;
+};
+
 // One program of a partition.
 struct Step {
   std::shared_ptr<ProgramRunner> runner;
@@ -21,7 +36,7 @@ struct Step {
   size_t output_bytes;
   int input;                      // tensors
   int output;
-  int64_t callback = -1;          // in place of the runner, which is null then
+  std::shared_ptr<const PythonSegment> python;  // in place of the runner, which is null then
   int input_slot = -1;            // inside the partition, where no tensor has memory
   int output_slot = -1;
 };

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "program.h"
+
 namespace akida_backend::tflite {
 
 namespace {
@@ -76,7 +78,7 @@ std::vector<const Segment*> join(const DelegateParams& params,
     Step step;
     step.runner = segment->runner;
     step.picks = segment->picks;
-    step.callback = segment->callback;
+    step.python = segment->python;
     step.input = segment->input;
     step.output = segment->output;
     step.input_slot = slot_of(segment->input);
@@ -102,7 +104,8 @@ std::vector<const Segment*> join(const DelegateParams& params,
 
 }  // namespace
 
-bool check_segment(const Graph& graph, Segment& segment, int threads, std::string& problem) {
+bool check_segment(const Graph& graph, Segment& segment, int threads, bool carried,
+                   std::string& problem) {
   auto is_tensor = [&graph](int tensor) {
     return tensor >= 0 && static_cast<size_t>(tensor) < graph.tensors.size();
   };
@@ -113,7 +116,7 @@ bool check_segment(const Graph& graph, Segment& segment, int threads, std::strin
   const auto& input = graph.tensors[static_cast<size_t>(segment.input)];
   const auto& output = graph.tensors[static_cast<size_t>(segment.output)];
   std::sort(segment.nodes.begin(), segment.nodes.end());
-  if (segment.callback >= 0) {
+  if (segment.python != nullptr) {
     const bool fits = input.rank > 0 && output.rank > 0 && value_bytes(input.type) != 0 &&
                       value_bytes(output.type) != 0;
     if (!fits) problem = "its ends are no integer tensors with a batch";
@@ -124,7 +127,12 @@ bool check_segment(const Graph& graph, Segment& segment, int threads, std::strin
     problem = akida_backend_error();
     return false;
   }
-  segment.program.clear();
+  const auto* bytes = reinterpret_cast<const uint8_t*>(segment.program.data());
+  if (carried && !content_hash_holds(bytes, segment.program.size())) {
+    problem = "the content hash of its program does not match\n  Compile the model again.";
+    return false;
+  }
+  segment.program = {};
   const auto& picks = segment.picks;
   if (!fits_port(input, segment.runner->input(), !picks.empty())) {
     problem = "tensor '" + std::string(input.name) + "' does not fit the input of the program";

@@ -13,8 +13,10 @@
 
 namespace akida_backend::tflite {
 
-// Loads the segment's program and compares its ends with the graph's tensors.
-bool check_segment(const Graph& graph, Segment& segment, int threads, std::string& problem);
+// Loads the segment's program and compares its ends with the graph's tensors. `carried`: it is from
+// a file, so that its content hash is looked at.
+bool check_segment(const Graph& graph, Segment& segment, int threads, bool carried,
+                   std::string& problem);
 
 // Partitions that consist of whole segments. A segment that the runtime would tear apart is left
 // to the runtime, and `left` says which. False where the runtime fails.

@@ -33,8 +33,6 @@ struct akida_backend_context {
 
 namespace {
 
-constexpr int most_threads = 256;
-
 // Not a std::string: it must not need memory.
 thread_local char last_error[512] = "";
 
@@ -46,7 +44,8 @@ void give_memory_back() {
 }
 
 void check_threads(int threads) {
-  require(threads >= 1 && threads <= most_threads, "threads: needs 1 to 256");
+  if (threads >= 1 && threads <= AKIDA_BACKEND_MAX_THREADS) return;
+  throw akida_backend::Failure("threads: needs 1 to " + std::to_string(AKIDA_BACKEND_MAX_THREADS));
 }
 
 }  // namespace

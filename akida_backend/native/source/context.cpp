@@ -77,6 +77,7 @@ int64_t Context::group_size(int64_t batch) const {
 
 void Context::run(const uint8_t* input, uint8_t* output, uint8_t* raw, int64_t batch) {
   if (batch == 0) return;
+  if (crew_->left_behind()) crew_ = std::make_unique<Crew>(crew_->threads());
   Batch all{input, output, raw, batch, group_size(batch), false, this};
   const int64_t groups = (batch + all.group - 1) / all.group;
   all.shared = groups < crew_->threads();

@@ -6,6 +6,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 
 namespace akida_backend {
 namespace {
@@ -22,13 +25,22 @@ void relax() {
 #endif
 }
 
+int64_t process() {
+#if defined(_WIN32)
+  return 0;  // nothing forks
+#else
+  return getpid();
+#endif
+}
+
 }  // namespace
 
-Crew::Crew(int threads) {
-  helpers_.reserve(static_cast<size_t>(threads - 1));
+Crew::Crew(int threads) : process_(process()) {
+  auto& helpers = sleep_->helpers;
+  helpers.reserve(static_cast<size_t>(threads - 1));
   try {
     for (int worker = 1; worker < threads; worker++) {
-      helpers_.emplace_back(&Crew::help, this, worker);
+      helpers.emplace_back(&Crew::help, this, worker);
     }
   } catch (...) {
     wake();
@@ -36,17 +48,26 @@ Crew::Crew(int threads) {
   }
 }
 
-Crew::~Crew() { wake(); }
+Crew::~Crew() {
+  if (left_behind()) {
+    // To end what waits in another process would wait for ever.
+    (void)sleep_.release();
+    return;
+  }
+  wake();
+}
+
+bool Crew::left_behind() const { return !sleep_->helpers.empty() && process() != process_; }
 
 // Ends all helpers.
 void Crew::wake() {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(sleep_->mutex);
     leaving_ = true;
   }
-  called_.notify_all();
-  for (std::thread& helper : helpers_) helper.join();
-  helpers_.clear();
+  sleep_->called.notify_all();
+  for (std::thread& helper : sleep_->helpers) helper.join();
+  sleep_->helpers.clear();
 }
 
 // Claims a chunk of the task on the board. Board and claim change together, so a chunk is only
@@ -64,7 +85,7 @@ bool Crew::take(uint64_t& seen, int64_t& chunk) {
 }
 
 void Crew::run(Task task, void* argument, int64_t chunks) {
-  if (helpers_.empty() || chunks == 1) {
+  if (sleep_->helpers.empty() || chunks == 1) {
     for (int64_t chunk = 0; chunk < chunks; chunk++) task(argument, 0, chunk);
     return;
   }
@@ -75,8 +96,8 @@ void Crew::run(Task task, void* argument, int64_t chunks) {
   // Sequentially consistent, as the sleeper's own two steps: one of us sees the other.
   board_.store(serial << (2 * count_bits) | static_cast<uint64_t>(chunks) << count_bits);
   if (sleeping_.load() > 0) {
-    { const std::lock_guard<std::mutex> lock(mutex_); }
-    called_.notify_all();
+    { const std::lock_guard<std::mutex> lock(sleep_->mutex); }
+    sleep_->called.notify_all();
   }
   uint64_t seen;
   int64_t chunk, own = 0;
@@ -108,9 +129,9 @@ void Crew::help(int worker) {
     const auto now = std::chrono::steady_clock::now();
     if (spins == 64) since = now;
     if (now - since < patience) continue;
-    std::unique_lock<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(sleep_->mutex);
     sleeping_.fetch_add(1);
-    called_.wait(lock, [&] { return leaving_ || board_.load() != seen; });
+    sleep_->called.wait(lock, [&] { return leaving_ || board_.load() != seen; });
     sleeping_.fetch_sub(1);
     spins = 0;
   }

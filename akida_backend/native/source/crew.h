@@ -25,7 +25,11 @@ class Crew {
   Crew(const Crew&) = delete;
   Crew& operator=(const Crew&) = delete;
 
-  int threads() const { return static_cast<int>(helpers_.size()) + 1; }
+  int threads() const { return static_cast<int>(sleep_->helpers.size()) + 1; }
+
+  // Whether this process is a fork of the one that made it: its helpers are not here, so it must
+  // not run, and leaves them alone when it goes.
+  bool left_behind() const;
 
   // Runs `task` for every chunk, fewer than 2**20 of them; returns when all are done.
   void run(Task task, void* argument, int64_t chunks);
@@ -42,9 +46,13 @@ class Crew {
   std::atomic<bool> leaving_{false};
   Task task_ = nullptr;
   void* argument_ = nullptr;
-  std::mutex mutex_;
-  std::condition_variable called_;
-  std::vector<std::thread> helpers_;
+  struct Sleep {
+    std::mutex mutex;
+    std::condition_variable called;
+    std::vector<std::thread> helpers;
+  };
+  std::unique_ptr<Sleep> sleep_ = std::make_unique<Sleep>();
+  const int64_t process_;
 };
 
 }  // namespace akida_backend

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "sha256.h"
+
 namespace akida_backend {
 namespace {
 
@@ -13,7 +15,7 @@ constexpr uint8_t magic[8] = {0x89, 'A', 'K', 'P', '\r', '\n', 0x1A, '\n'};
 constexpr uint32_t format_version = 1;
 constexpr uint64_t most_bytes = (uint64_t{1} << 31) - 1;
 constexpr size_t header_bytes = 64, program_bytes = 96, tensor_bytes = 32, layer_bytes = 176;
-constexpr size_t checked_from = 16;
+constexpr size_t checked_from = 16, content_hash_at = 32;
 constexpr size_t alignment = 64;
 constexpr uint32_t no_tensor = 0xFFFFFFFF;
 constexpr int64_t most_side = 65535;
@@ -600,6 +602,12 @@ Shape accumulator_shape(const Layer& layer, const Shape& input) {
   const Size size = window_count({input.height, input.width}, layer.kernel, layer.stride,
                                  layer.padding);
   return {size.height, size.width, filters};
+}
+
+bool content_hash_holds(const uint8_t* bytes, size_t size) {
+  if (size < header_bytes) return false;
+  const auto found = sha256(bytes + header_bytes, size - header_bytes);
+  return std::memcmp(bytes + content_hash_at, found.data(), found.size()) == 0;
 }
 
 Program read_program(const uint8_t* bytes, size_t size) {
