@@ -13,7 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from akida_backend.akida1_exact import level_scale, own_integers, own_levels, real_reach
+from akida_backend.akida1_exact import (
+    level_scale,
+    own_integers,
+    own_levels,
+    real_reach,
+    source_sums,
+)
 from akida_backend.calibration import FEWEST_SAMPLES, Measured
 from akida_backend.candidate import LEVEL_BITS, Alias, Candidate, device_shape
 from akida_backend.constraints import LayerType, violations
@@ -288,7 +294,7 @@ def unsigned(real: FloatArray, entry: Entry) -> NDArray[np.floating]:
     return real.astype(np.float32)
 
 
-def exact_chain(links: Sequence[Link], code: InputCode) -> QuantizedChain | None:
+def exact_chain(links: Sequence[Link], code: InputCode, graph: Graph) -> QuantizedChain | None:
     """The source's own integers, where it has few enough bits throughout; else None."""
     if not isinstance(code, SourceCode):
         return None
@@ -296,17 +302,36 @@ def exact_chain(links: Sequence[Link], code: InputCode) -> QuantizedChain | None
     scale = code.scale
     layers: list[QuantizedLayer] = []
     for link in links:
-        first, *rest = link.real
-        if rest or first.grid is None or first.average or (first.activated and not first.level):
+        if not has_few_bits(link) or isinstance(source_sums(link.candidate, graph), str):
             return None
-        filters = len(first.bias)
-        grid = np.broadcast_to(first.grid, (filters,))
-        along = grid if first.depthwise else grid[:, None, None, None]
-        weights = np.rint(first.weights / along).astype(np.int8)
-        output_scale = None if first.level is None else np.full(filters, first.level)
-        layers.append(QuantizedLayer(weights, grid * scale, first.bias, output_scale))
-        scale = first.level or 1.0
+        offset = np.zeros(1)
+        for real in link.real:
+            filters = len(real.bias)
+            grid = np.broadcast_to(1.0 if real.grid is None else real.grid, (filters,))
+            along = grid if real.depthwise else grid[:, None, None, None]
+            weights = np.rint(real.weights / along).astype(np.int8)
+            bias = real.bias + (
+                0.0 if real.depthwise else (real.weights * offset).sum(axis=(1, 2, 3))
+            )
+            area = math.prod(link.averaged_map(graph)) if real.average else 1
+            output_scale = None if real.level is None else np.full(filters, real.level)
+            layers.append(QuantizedLayer(weights, grid * scale / area, bias, output_scale))
+            scale, offset = float(grid[0]) * scale, bias
+        scale = link.real[-1].level or 1.0
     return QuantizedChain(np.full(channels, code.scale), tuple(layers), (), ())
+
+
+def has_few_bits(link: Link) -> bool:
+    """Whether the source has the weights and the output codes of a layer as the device does."""
+    *_, last = link.real
+    has_weights = all(half.grid is not None for half in link.real)
+    return has_weights and (not last.activated or last.level is not None)
+
+
+def losses(links: Sequence[Link], graph: Graph) -> list[str]:
+    """Why layers of few bits are not kept as they are."""
+    found = [source_sums(link.candidate, graph) for link in links if has_few_bits(link)]
+    return [reason for reason in found if isinstance(reason, str)]
 
 
 def data_free_chain(links: Sequence[Link], entry: Entry, graph: Graph) -> QuantizedChain:

@@ -26,6 +26,7 @@ from akida_backend.akida1_chain import (
     entry_of,
     exact_chain,
     links_of,
+    losses,
     quantizer_code,
     source_values,
     unsigned,
@@ -115,9 +116,10 @@ def lower_akida1(
     entry = entry_of(first, graph, device)
     links = [with_signs_apart(first) if entry is Entry.SIGNS else first, *rest]
     code = quantizer_code(entry, first, graph)
-    exact = exact_chain(links, code)
+    exact = exact_chain(links, code, graph)
+    lost = [] if exact is not None else losses(links, graph)
     if exact is None and measured is None and not options.allow_uncalibrated:
-        raise _uncalibrated(device)
+        raise _uncalibrated(device, lost)
     chain = exact or data_free_chain(links, entry, graph)
     if exact is None and measured is not None and arriving is not None:
         sources = source_values(links, measured, entry)
@@ -144,7 +146,8 @@ def lower_akida1(
             halves = (_diagonal(halves[0]),)
         if link is links[0] and entry is Entry.SUM:
             halves = tuple(_twice(half) for half in halves)
-        halves = (*halves[:-1], _with_constants(link, halves, read, shape))
+        least = NEGLIGIBLE if exact is None else 0.0
+        halves = (*halves[:-1], _with_constants(link, halves, read, shape, least))
         layer = _layer(link, halves, read, shape)
         if exact is not None and halves[-1].output_scale is not None:
             layer, staircase = _with_own_steps(layer, link, read, shape, graph)
@@ -174,11 +177,15 @@ def lower_akida1(
         (STEPS_ASSUMED,) if len(layers) > 1 else (),
         tuple(notes),
         tuple(QuantizerStep(g.step, g.layers, g.kept, g.decibels) for g in chain.gains),
-        (*step_notes(staircases), *_separable_notes(links, chain)),
+        (
+            *step_notes(staircases),
+            *(f"Not kept as it is: {reason}." for reason in lost),
+            *_separable_notes(links, chain, exact=exact is not None),
+        ),
     )
 
 
-def _separable_notes(links: Sequence[Link], chain: QuantizedChain) -> list[str]:
+def _separable_notes(links: Sequence[Link], chain: QuantizedChain, *, exact: bool) -> list[str]:
     """The rewrite of two layers into one, with the error it is measured to have."""
     found = []
     position = 0
@@ -188,21 +195,24 @@ def _separable_notes(links: Sequence[Link], chain: QuantizedChain) -> list[str]:
         if not rest:
             continue
         error = "not measured without calibration inputs"
+        if exact:
+            error = "nothing is lost between them"
         if chain.errors:
             decibels = -10 * math.log10(max(chain.errors[position - 1], TINY))
             error = f"its output lies {decibels:.1f} dB from the source's on the calibration inputs"
         found.append(
-            f"'{first.name}' and '{rest[-1].name}', with nothing but requantization between them, "
+            f"'{first.name}' and '{rest[-1].name}', with at most requantization between them, "
             f"became one SeparableConvolutional: {error}."
         )
     return found
 
 
-def _uncalibrated(device: Device) -> InputError:
+def _uncalibrated(device: Device, lost: Sequence[str]) -> InputError:
     return InputError(
         f"'{device.name}' has 4-bit weights and activations, which INT8 models do not survive "
         "without calibration inputs\n  give calibration=..., 64 typical inputs, or "
         "allow_uncalibrated to see the placement alone"
+        + "".join(f"\n  few bits are not kept as they are: {reason}" for reason in lost)
     )
 
 
@@ -355,24 +365,37 @@ def _twice(result: QuantizedLayer) -> QuantizedLayer:
 
 
 def _with_constants(
-    link: Link, halves: Sequence[QuantizedLayer], entry: Code, shape: tuple[int, int, int]
+    link: Link,
+    halves: Sequence[QuantizedLayer],
+    entry: Code,
+    shape: tuple[int, int, int],
+    least: float,
 ) -> QuantizedLayer:
     """The last half; filters whose weights make no difference beside their bias lose them.
 
-    Networks have them: filters that died in training, with a bias far beyond any sum.
+    Networks have them: filters that died in training, with a bias far beyond any sum. Biases that
+    no threshold holds make constants, too.
+
+    Args:
+        link: The layer.
+        halves: What the quantizer made of it.
+        entry: Code of its input.
+        shape: Of its input, in device channels.
+        least: Part of a bias that counts.
     """
     result = halves[-1]
     low, high = potential_limits(_potential_layer(link, halves, entry), shape, entry.limits[1])
-    constant = (high - low) * result.scale < np.abs(result.offset) * NEGLIGIBLE
+    constant = (high - low) * result.scale < np.abs(result.offset) * least
+    constant |= np.abs(result.offset) > INT32 * result.scale
     weights = np.where(constant.reshape(-1, 1, 1, 1), 0, result.weights).astype(np.int8)
     return dataclasses.replace(result, weights=weights)
 
 
 def fixed_point_steps(step: FloatArray) -> StepActivation:
     """Steps with as many fraction bits as fit."""
-    room = np.floor(np.log2(MAX_STEP / np.maximum(step, 2.0**-MAX_STEP_SHIFT)))
-    shift = np.clip(room, 0, MAX_STEP_SHIFT)
-    value = np.clip(np.rint(step * 2.0**shift), 1, MAX_STEP)
+    _, above = np.frexp(MAX_STEP / np.maximum(step, 2.0**-MAX_STEP_SHIFT))
+    shift = np.clip(above - 1, 0, MAX_STEP_SHIFT)
+    value = np.clip(np.rint(np.ldexp(step, shift)), 1, MAX_STEP)
     return StepActivation(value.astype(np.uint32), shift.astype(np.uint8))
 
 

@@ -6,14 +6,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from akida_backend.candidate import Candidate, Candidates, PlacementContext, Refused
+from akida_backend.candidate import (
+    Candidate,
+    Candidates,
+    PlacementContext,
+    Refused,
+    is_akida1,
+)
 from akida_backend.constraints import Violation, graph_violation, violations
 from akida_backend.devices import Device
-from akida_backend.graph import DType, Graph, Node, Opaque, Operation
+from akida_backend.graph import (
+    DepthwiseConv2D,
+    Dequantize,
+    DType,
+    Graph,
+    Node,
+    Opaque,
+    Operation,
+    Quantize,
+    Reshape,
+    Transpose,
+)
 from akida_backend.ops import SPEC_OF
 from akida_backend.options import Options
 
 NO_LAYER = ("OP-NO-LAYER", "OP-NOT-FUSED")
+EDGE_MOVES = 8  # between a conversion and the model's edge, followed at most
 EIGHT_BIT = (DType.INT8, DType.UINT8, DType.INT4, DType.UINT4)
 
 
@@ -137,17 +155,60 @@ def _absorb(
         candidate = grown
 
 
+def _joins_halves(op: Operation, name: str, context: PlacementContext) -> bool:
+    """Whether a tensor holds the sums that stay inside a SeparableConvolutional."""
+    return (
+        isinstance(op, DepthwiseConv2D)
+        and name == op.output
+        and context.tensor(name).dtype is DType.INT32
+        and is_akida1(context)
+    )
+
+
+def _at_float_edge(op: Operation, graph: Graph) -> bool:
+    """Whether an operation turns real values into codes or back, or moves them next to that."""
+    match op:
+        case Quantize() | Dequantize():
+            kinds = {graph.tensors[name].dtype.is_float for name in (op.input, op.output)}
+            return len(kinds) == 2
+        case Reshape() | Transpose():
+            return _from_codes(op.input, graph) or _to_codes(op.output, graph)
+        case _:
+            return False
+
+
+def _from_codes(name: str, graph: Graph) -> bool:
+    for _ in range(EDGE_MOVES):
+        match graph.producers.get(name):
+            case Reshape(input=name) | Transpose(input=name):
+                continue
+            case producer:
+                return isinstance(producer, Dequantize)
+    return False
+
+
+def _to_codes(name: str, graph: Graph) -> bool:
+    for _ in range(EDGE_MOVES):
+        match graph.consumers[name]:
+            case (Reshape(output=name) | Transpose(output=name),):
+                continue
+            case readers:
+                return bool(readers) and all(isinstance(reader, Quantize) for reader in readers)
+    return False
+
+
 def general_violations(op: Operation, context: PlacementContext) -> tuple[Violation, ...]:
     """What holds for every operation: meaning, 8-bit quantized activations, one batch axis."""
     device, graph = context.device, context.graph
     if isinstance(op, Opaque):
         return (graph_violation("OP-OPAQUE", op.reason, device),)
+    not_codes = "GRAPH-FLOAT-EDGE" if _at_float_edge(op, graph) else "GRAPH-NOT-QUANTIZED"
     found: dict[str, str] = {}  # one tensor per rule is enough to name
     for name in (*graph.activations_of(op), *op.outputs):
         tensor = graph.tensors[name]
         if tensor.dtype.is_float:
-            found.setdefault("GRAPH-NOT-QUANTIZED", f"'{name}' is {tensor.dtype.value}")
-        elif tensor.dtype not in EIGHT_BIT:
+            found.setdefault(not_codes, f"'{name}' is {tensor.dtype.value}")
+        elif tensor.dtype not in EIGHT_BIT and not _joins_halves(op, name, context):
             found.setdefault("GRAPH-DTYPE", f"'{name}' is {tensor.dtype.value}")
         elif tensor.quantization is None:
             found.setdefault("GRAPH-NO-QUANTIZATION", f"'{name}' has no scale")

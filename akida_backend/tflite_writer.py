@@ -374,6 +374,11 @@ class _Writer:
     def _weighted(self, op: Conv2D | DepthwiseConv2D | TransposeConv2D | FullyConnected) -> _Form:
         weights = self._graph.tensors[op.weights]
         activation = {"FusedActivationFunction": _ACTIVATIONS[op.activation]}
+        if DType.INT32 in (self._type(op.input), self._type(op.output)):
+            raise InputError(
+                f"{op.location}: int32 sums between two convolutions have no TFLite form\n"
+                "  Quantize what stands between them."
+            )
         if isinstance(op, FullyConnected):
             return self._fully_connected(op, weights, activation)
         _, height, width, last = _written(weights.shape)

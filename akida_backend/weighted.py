@@ -91,7 +91,7 @@ def weighted_sum(
             return clamp(sums, op.activation).astype(output.dtype.numpy)
 
     else:
-        runs_in_codes(op, x, weights, output)
+        runs_in_codes(op, *(t for t in (x, weights, output) if not _holds_sums(t)))
         whole_weights = centred_weights(env.value(op.weights), weights)
         others = tuple(a for a in range(whole_weights.ndim) if a != channel_axis)
         largest = np.abs(whole_weights).sum(axis=others, dtype=np.int64).max(initial=0)
@@ -108,6 +108,11 @@ def weighted_sum(
 
     parts = [compute(values[part]) for part in chunks(len(values), temporary_values)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _holds_sums(tensor: Tensor) -> bool:
+    """Between a depthwise and a pointwise convolution that no quantization parts."""
+    return tensor.dtype is DType.INT32 and tensor.is_quantized
 
 
 def centred_weights(values: AnyArray, tensor: Tensor) -> Integers:

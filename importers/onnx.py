@@ -28,6 +28,7 @@ from akida_backend.graph import (
     Reshape,
     Tensor,
 )
+from akida_backend.graph_check import check_working_memory
 from akida_backend.importers.flatbuffer_check import DAMAGED, Allowance
 from akida_backend.importers.onnx_constants import folded
 from akida_backend.importers.onnx_context import Context
@@ -70,6 +71,7 @@ def read_onnx(content: bytes, label: str, *, folder: Path | None = None) -> Grap
     with np.errstate(all="ignore"):
         translation = _Translation(content, label, folder)
         graph = translation.graph()
+    check_working_memory(graph)
     keep_file_forms(graph, translation.builder)
     return graph
 
@@ -261,6 +263,8 @@ def opaque_operands(node: FileNode, known: set[str]) -> tuple[str, ...]:
 
 
 def _why_not(node: FileNode) -> str:
+    if node.not_modelled:
+        return node.not_modelled
     if node.has_subgraph:
         return f"{node.kind} runs another graph, which is not modelled"
     if node.kind in ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,7 @@ from akida_backend.importers.tflite_file import (
 
 NOMINAL_BATCH: Final = 1  # stands for a batch the file leaves open, while importing
 
-_FIXED_SIZES: Final = (
-    "Export the model with fixed input sizes, or load it with lengths for its named axes, "
-    "load(path, dimensions={'height': 96}), in an onnxruntime session "
-    "sess_options.add_free_dimension_override_by_name('height', 96); only the batch may stay open."
-)
+_FIXED_SIZES: Final = "Export the model with fixed input sizes; only the batch may stay open."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +54,7 @@ class FileNode:
         outputs: Value names, empty for those nobody wants.
         proto: The record.
         opset: Version of the operator set of the node's domain.
+        not_modelled: Why it has no meaning here, where that is known already.
     """
 
     location: Location
@@ -66,6 +64,7 @@ class FileNode:
     outputs: tuple[str, ...]
     proto: onnx.NodeProto
     opset: int
+    not_modelled: str = ""
 
     @property
     def index(self) -> int:
@@ -200,7 +199,12 @@ def with_lengths(content: bytes, label: str, lengths: Mapping[str, int]) -> byte
     names = sorted({dim.dim_param for dim in open_axes})
     if not lengths.keys() <= set(names) or not all(1 <= n < 2**31 for n in lengths.values()):
         raise InputError(
-            f"{label}: dimensions {dict(lengths)}\n  give a length of at least 1 for any of {names}"
+            f"{label}: dimensions {dict(lengths)}\n"
+            + (
+                f"  give a length of at least 1 for any of {names}"
+                if names
+                else "  its inputs leave no named axis open; give none"
+            )
         )
     for dim in open_axes:
         if dim.dim_param in lengths:
@@ -340,11 +344,33 @@ class _Reader:
                 raise ImportModelError(
                     where,
                     f"axis {axis} of {self._described(name)} has no fixed length",
-                    remedy=_FIXED_SIZES,
+                    remedy=self._lengths_wanted(inputs),
                 )
             self._check_size(where, value.dtype, known)
             fixed[name] = ValueType(value.dtype, known)
         return fixed, batch
+
+    def _lengths_wanted(self, inputs: Mapping[str, ValueType]) -> str:
+        """How to give lengths to the open axes, by the names they have in the file."""
+        open_axes = [
+            dim.dim_param
+            for info in self._model.graph.input
+            if info.name in inputs
+            for axis, dim in enumerate(info.type.tensor_type.shape.dim)
+            if axis and not dim.HasField("dim_value")
+        ]
+        if not open_axes or not all(open_axes):
+            return _FIXED_SIZES
+        names = list(dict.fromkeys(open_axes))
+        in_python = ", ".join(f"{name!r}: N" for name in names)
+        return (
+            f"Give lengths to {', '.join(map(repr, names))}, in place of N: "
+            + " ".join(f"--dimension {shlex.quote(f'{name}=N')}" for name in names)
+            + f" on the command line, load(path, dimensions={{{in_python}}}) in Python, "
+            "in an onnxruntime session "
+            f"sess_options.add_free_dimension_override_by_name({names[0]!r}, N). "
+            "Only the batch may stay open."
+        )
 
     def _described(self, name: str) -> str:
         """The declared shape of an input with the names of its open axes."""
@@ -385,6 +411,7 @@ class _Reader:
                 outputs=tuple(proto.output),
                 proto=proto,
                 opset=self._prepared.opsets.get(domain, 1),
+                not_modelled=self._prepared.not_modelled.get("".join(proto.output[:1]), ""),
             )
             for name in node.inputs:
                 if name and name not in known:

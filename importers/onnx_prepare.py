@@ -7,8 +7,10 @@ message and report names a node of the file as the user has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 import onnx
@@ -21,9 +23,13 @@ from akida_backend.graph import Location
 from akida_backend.importers.flatbuffer_check import DAMAGED
 from akida_backend.importers.onnx_narrow import widen_activations
 from akida_backend.importers.onnx_qonnx import expand_quant
+from akida_backend.importers.tflite_file import MAX_OPERATORS
 
 OLDEST_OPSET: Final = 10
 _CONVERTED_OPSET: Final = 13
+_MAX_EXPANDED_BYTES: Final = 2**28
+
+_Function = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +41,14 @@ class Prepared:
         locations: Of each of its nodes in the user's file.
         originals: Of each node of the user's file.
         opsets: Version by domain, ONNX's own under the empty name.
+        not_modelled: Why a node has no meaning here, by the result it writes.
     """
 
     model: onnx.ModelProto
     locations: tuple[Location, ...]
     originals: tuple[Location, ...]
     opsets: Mapping[str, int]
+    not_modelled: Mapping[str, str]
 
 
 def prepare(model: onnx.ModelProto, label: str) -> Prepared:
@@ -53,6 +61,7 @@ def prepare(model: onnx.ModelProto, label: str) -> Prepared:
     opsets = _opsets(model, label)
     changed = model
     if model.functions:
+        _check_expansion(model, label)
         try:
             changed = onnx.inliner.inline_local_functions(model)
         except Exception as problem:  # the inliner raises what it likes
@@ -73,11 +82,69 @@ def prepare(model: onnx.ModelProto, label: str) -> Prepared:
                 remedy=f"Export the model with opset {_CONVERTED_OPSET} or newer.",
             ) from None
         opsets = _opsets(changed, label)
-    changed = widen_activations(expand_quant(changed, label), label)
+    changed, not_modelled = expand_quant(changed, label)
+    changed = widen_activations(changed, label)
     locations = originals
     if changed is not model:
         locations = _matched(changed.graph.node, model.graph.node, originals)
-    return Prepared(changed, locations, originals, opsets)
+    return Prepared(changed, locations, originals, opsets, not_modelled)
+
+
+@dataclass(slots=True)
+class _Body:
+    """What a graph or a function holds: its own nodes, and how often it calls each function."""
+
+    nodes: int = 0
+    bytes: int = 0
+    calls: Counter[_Function] = field(default_factory=Counter)
+
+
+def _check_expansion(model: onnx.ModelProto, label: str) -> None:
+    """Count before expanding: functions that call functions may double with every step.
+
+    Raises:
+        ImportModelError: There would be too many nodes, or a function leads to itself.
+    """
+    bodies = {_function(f, f.name): _body(f.node) for f in model.functions}
+    main = _body(model.graph.node)
+    for body in (main, *bodies.values()):
+        for called in [key for key in body.calls if key not in bodies]:
+            body.nodes += body.calls.pop(called)
+    calls = {key: body.calls.keys() for key, body in bodies.items()}
+    where = f"{label}, field functions"
+    try:
+        order = [*TopologicalSorter(calls).static_order()]
+    except CycleError:
+        raise ImportModelError(where, "a function calls itself", remedy=DAMAGED) from None
+    for body in (*(bodies[key] for key in order), main):
+        for called, times in body.calls.items():
+            body.nodes += times * bodies[called].nodes
+            body.bytes += times * bodies[called].bytes
+    if main.nodes > MAX_OPERATORS or main.bytes > _MAX_EXPANDED_BYTES:
+        raise ImportModelError(
+            where,
+            f"expanded, they give more than {MAX_OPERATORS} nodes or {_MAX_EXPANDED_BYTES} bytes",
+            remedy="Models for edge devices are far smaller: check that this is the right file.",
+        )
+
+
+def _body(nodes: Iterable[onnx.NodeProto]) -> _Body:
+    """Every node counts as a call first: only the whole file tells which are functions."""
+    pending = [*nodes]
+    body = _Body(bytes=sum(node.ByteSize() for node in pending))
+    while pending:
+        node = pending.pop()
+        body.calls[_function(node, node.op_type)] += 1
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                pending.extend(graph.node)
+    return body
+
+
+def _function(proto: onnx.FunctionProto | onnx.NodeProto, name: str) -> _Function:
+    """Domain, name and overload (which IR versions before 10 lack) that a call has as well."""
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    return domain, name, getattr(proto, "overload", "")
 
 
 def _first_line(problem: Exception) -> str:

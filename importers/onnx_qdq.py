@@ -37,6 +37,7 @@ from akida_backend.importers.onnx_values import (
     Target,
     Value,
 )
+from akida_backend.importers.onnx_weighted import accumulator_scale
 
 
 def operator(context: Context, node: FileNode) -> None:
@@ -266,6 +267,8 @@ def _compute(context: Context, unit: Unit, given: Sequence[Value | None]) -> Non
             )
     rank = max(v.rank for v in given if v is not None)
     tail = find_tail(node, node.kind, context.file, context.consumers, context.lookup, rank)
+    if tail.target is None and _writes_sums(context, unit, rank):
+        return
     if tail.target is None:
         raise NotModelledError(
             f"float operator {node.kind}: its result '{node.outputs[0]}' is not quantized"
@@ -279,6 +282,59 @@ def _compute(context: Context, unit: Unit, given: Sequence[Value | None]) -> Non
         unit.operands = (*unit.operands[:2], tail.bias.stored)
         unit.tail = (*unit.tail, *tail.bias.pending_nodes())
     _write(context, unit, tail)
+
+
+def _writes_sums(context: Context, unit: Unit, rank: int) -> bool:
+    """Write a depthwise convolution whose reals a pointwise one alone reads: as int32 sums.
+
+    They are exact, where runtimes sum reals in float32.
+    """
+    node = unit.node
+    position = context.consumers.sole_reader(node.outputs[0])
+    if node.kind != "Conv" or position is None:
+        return False
+    x, weights = unit.operand(0), unit.operand(1)
+    scales = (x.quantization, weights.quantization)
+    if (
+        x.dtype not in (DType.INT8, DType.UINT8)
+        or scales[0] is None
+        or scales[1] is None
+        or not scales[1].is_per_tensor
+        or weights.rank != rank
+        or weights.shape[:2] != (node.integer("group", 1), 1)
+        or not _is_pointwise(context, context.file.nodes[position], node.outputs[0], rank)
+    ):
+        return False
+    written = context.builder.unused_name(f"{node.outputs[0]}/sums")
+    unit.targets = (Target(written, DType.INT32, accumulator_scale(unit, scales[0], scales[1])),)
+    CONVERSIONS[node.kind].convert(unit)
+    sums = context.builder.values.pop(written)
+    context.builder.add_value(Value(node.outputs[0], DType.FLOAT32, sums.shape, codes=sums))
+    return True
+
+
+def _is_pointwise(context: Context, node: FileNode, source: str, rank: int) -> bool:
+    """Whether a node is a 1x1 convolution with constant weights and a quantized result."""
+    if not node.is_standard or node.kind != "Conv" or node.inputs[:1] != (source,):
+        return False
+    name = "".join(node.inputs[1:2])
+    while (before := context.consumers.producer(name)) is not None:
+        reader = context.file.nodes[before]
+        if reader.kind not in ("DequantizeLinear", "QuantizeLinear", "Clip") or not reader.inputs:
+            return False
+        name = reader.inputs[0]
+    if name not in context.file.constants.names:
+        return False
+    kernel = context.value(name).shape[2:]
+    apart = (*(node.integers("strides") or ()), *(node.integers("dilations") or ()))
+    tail = find_tail(node, node.kind, context.file, context.consumers, context.lookup, rank)
+    return (
+        all(length == 1 for length in (*kernel, *apart))
+        and not any(node.integers("pads") or ())
+        and node.integer("group", 1) == 1
+        and tail.target is not None
+        and tail.target.dtype in CODE_TYPES
+    )
 
 
 def _follow(context: Context, unit: Unit, tail: Tail) -> None:

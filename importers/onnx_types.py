@@ -12,6 +12,8 @@ import onnx.shape_inference
 
 from akida_backend.graph import DType
 from akida_backend.importers.onnx_file import FileNode, OnnxFile, ValueType
+from akida_backend.importers.onnx_qonnx import DOMAINS as QONNX_DOMAINS
+from akida_backend.importers.onnx_qonnx import QUANTIZERS
 from akida_backend.importers.onnx_tensors import DTYPES, NUMBERS, to_proto
 from akida_backend.importers.onnx_values import Value
 from akida_backend.importers.shape_inference import FixedShape
@@ -66,6 +68,9 @@ def _fixed(value: ValueType | None, batch: int) -> FixedShape | None:
 
 def _inferred(node: FileNode, file: OnnxFile, values: Mapping[str, Value]) -> dict[str, ValueType]:
     domain = node.domain
+    if domain in QONNX_DOMAINS and node.kind in QUANTIZERS:  # onnx does not know them
+        x = values.get(node.inputs[0])
+        return {} if x is None else {node.outputs[0]: ValueType(x.dtype, x.shape)}
     if not onnx.defs.has(node.kind, domain):
         return {}
     types: dict[str, onnx.TypeProto] = {}

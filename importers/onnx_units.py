@@ -117,10 +117,10 @@ class Unit:
             raise self.error("input", f"input {position} is absent")
         return value
 
-    def coded(self, position: int) -> tuple[Value, Quantization]:
-        """An operand that stands for reals on one scale."""
+    def coded(self, position: int, *others: DType) -> tuple[Value, Quantization]:
+        """An operand that stands for reals on one scale, of a code type or one of `others`."""
         value = self.operand(position)
-        if value.quantization is None or value.dtype not in CODE_TYPES:
+        if value.quantization is None or value.dtype not in (*CODE_TYPES, *others):
             raise NotModelledError(
                 f"float operator {self.kind}: input '{value.name}' is not quantized to 8 or 4 bits"
                 if value.dtype.is_float

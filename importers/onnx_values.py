@@ -251,9 +251,6 @@ class Builder:
         """Of a node that an inserted operation stands for, else that of its reader."""
         return self._locations[sources[-1]] if sources else location
 
-    def is_taken(self, node: int) -> bool:
-        return node in self._taken
-
     # Scales
 
     def assign_scale(self, value: Value, scales: Quantization) -> None:

@@ -67,7 +67,7 @@ def parameters(
         bias: Position of the bias among the operands.
         weights: Position of the weights.
     """
-    x, entry = unit.coded(0)
+    x, entry = unit.coded(0, DType.INT32)
     value = unit.constant(weights, "weights")
     scales = value.quantization
     if scales is None or value.dtype.is_float:

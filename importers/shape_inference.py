@@ -151,6 +151,41 @@ def output_shapes(op: Operation, shape_of: Callable[[str], FixedShape]) -> tuple
             return tuple(shape_of(name) for name in op.results)
 
 
+def working_shape(op: Operation, shape_of: Callable[[str], FixedShape]) -> FixedShape | None:
+    """Shape of the map an operation makes while it computes, where no tensor has it.
+
+    A map with its borders, for as many channels as the weights read or write; the whole of what a
+    transposed convolution spreads before its pads cut it.
+
+    Args:
+        op: An operation whose shapes are consistent.
+        shape_of: Shape of a tensor by name.
+    """
+    match op:
+        case Conv2D() | DepthwiseConv2D() | MaxPool2D() | AveragePool2D():
+            batch, size, channels = _image(shape_of(op.input))
+            if isinstance(op, DepthwiseConv2D):
+                *_, channels = shape_of(op.weights)
+            pads = op.pads
+            return (
+                batch,
+                size.height + pads.top + pads.bottom,
+                size.width + pads.left + pads.right,
+                channels,
+            )
+        case TransposeConv2D():
+            batch, height, width, channels = shape_of(op.output)
+            pads = op.pads
+            return (
+                batch,
+                height + pads.top + pads.bottom,
+                width + pads.left + pads.right,
+                channels,
+            )
+        case _:
+            return None
+
+
 def _image(shape: FixedShape) -> tuple[int, Size2D, int]:
     """Batch, size and channels of an NHWC tensor."""
     if len(shape) != _IMAGE_RANK:

@@ -21,6 +21,7 @@ from akida_backend.graph import (
     ShapeOf,
     Tensor,
 )
+from akida_backend.graph_check import check_working_memory
 from akida_backend.importers.flatbuffer_check import DAMAGED
 from akida_backend.importers.shape_folding import evaluate
 from akida_backend.importers.shape_inference import (
@@ -43,7 +44,7 @@ from akida_backend.importers.tflite_operators import (
     convert,
     nominal_shape,
 )
-from akida_backend.importers.type_rules import type_problem
+from akida_backend.importers.type_rules import mixes_types, type_problem
 
 # Added to the batch to see which shape arithmetic depends on it; no axis is that long by chance.
 _OTHER_BATCH: Final = 1_000_003
@@ -61,7 +62,9 @@ def read_tflite(data: bytes, name: str) -> Graph:
     Raises:
         ImportModelError: The file is damaged, or of a kind no Graph represents.
     """
-    return _Translation(data, name).graph()
+    graph = _Translation(data, name).graph()
+    check_working_memory(graph)
+    return graph
 
 
 class _Translation:
@@ -160,6 +163,10 @@ class _Translation:
             raise NotModelledError(f"{args.location.type} keeps state between calls")
         op = convert(args)
         problem = type_problem(op, self._tensors)
+        if problem is not None and mixes_types(op, self._tensors):
+            kinds = {name: self._tensors[name].dtype.value for name in (*op.inputs, *op.outputs)}
+            found = ", ".join(f"'{name}' is {kind}" for name, kind in kinds.items())
+            raise args.error("Type", f"tensors that should be of one type are not: {found}")
         if problem is not None:
             raise NotModelledError(problem)
         return op

@@ -61,7 +61,6 @@ from akida_backend.graph import (
 from akida_backend.importers.flatbuffer_check import Table
 from akida_backend.importers.shape_inference import FixedShape, same_pads
 from akida_backend.importers.tflite_file import MAX_RANK, FileOperator
-from akida_backend.tflite_records import PROGRAM_OPERATOR
 
 _NO_LIMIT: Final = 2**14
 
@@ -841,8 +840,6 @@ def convert(args: Arguments) -> Operation:
     """
     operator = args.operator
     kind = operator.location.type
-    if kind == PROGRAM_OPERATOR:
-        raise NotModelledError("part of a compiled model, which the TFLite delegate runs")
     if operator.code is None:
         raise NotModelledError(f"custom operator {kind} is not modelled")
     if operator.code in _CONTROL_FLOW:

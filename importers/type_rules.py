@@ -49,6 +49,7 @@ from akida_backend.graph import (
 )
 
 _CODES: Final = frozenset({DType.INT8, DType.UINT8, DType.INT16, DType.UINT16})
+_BYTES: Final = frozenset({DType.INT8, DType.UINT8})
 _INDICES: Final = frozenset({DType.INT32, DType.INT64})
 _FLOATS: Final = frozenset({DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32, DType.FLOAT64})
 _NUMBERS: Final = frozenset(DType) - {DType.OTHER}
@@ -57,6 +58,8 @@ _WEIGHTS: Final[Mapping[DType, frozenset[DType]]] = {
     DType.INT8: frozenset({DType.INT8, DType.INT4}),
     DType.UINT8: frozenset({DType.UINT8, DType.INT8, DType.INT4, DType.UINT4}),
     DType.INT16: frozenset({DType.INT8, DType.INT4}),
+    # Sums of a depthwise convolution, which only a pointwise one reads.
+    DType.INT32: frozenset({DType.INT8, DType.UINT8, DType.INT4, DType.UINT4}),
     # Integers here are dynamic-range quantization: weights are expanded while the model runs.
     DType.FLOAT32: frozenset({DType.FLOAT32, DType.INT8, DType.UINT8, DType.INT4}),
 }
@@ -64,6 +67,7 @@ _BIAS: Final[Mapping[DType, frozenset[DType]]] = {
     DType.INT8: frozenset({DType.INT32}),
     DType.UINT8: frozenset({DType.INT32}),
     DType.INT16: frozenset({DType.INT32, DType.INT64}),
+    DType.INT32: frozenset({DType.INT32}),
     DType.FLOAT32: frozenset({DType.FLOAT32}),
 }
 
@@ -79,6 +83,24 @@ def type_problem(op: Operation, tensors: Mapping[str, Tensor]) -> str | None:
     return f"{op.location.type} of {kinds} is not modelled"
 
 
+def mixes_types(op: Operation, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors' types contradict each other, in any runtime.
+
+    TFLite's kernels check this in part only: some abort the process over it.
+    """
+    kinds = {tensors[name].dtype for name in (*op.inputs, *op.outputs)}
+    match op:
+        case Gather() | ShapeOf() | ArgMax() | Cast() | Quantize() | Dequantize() | Opaque():
+            return False
+        case Conv2D() | DepthwiseConv2D() | TransposeConv2D() | FullyConnected():
+            ends = (tensors[op.input].dtype, tensors[op.output].dtype)
+            return len({dtype.is_float for dtype in ends}) > 1
+        case Mul() | Softmax():  # 16-bit results of 8 bits, and the other way round, are sound
+            return len({dtype.is_float for dtype in kinds}) > 1
+        case _:
+            return len(kinds) > 1
+
+
 def _fits(op: Operation, tensors: Mapping[str, Tensor]) -> bool:
     def dtype(name: str) -> DType:
         return tensors[name].dtype
@@ -90,9 +112,17 @@ def _fits(op: Operation, tensors: Mapping[str, Tensor]) -> bool:
     every = (*op.inputs, *op.outputs)
     match op:
         case Conv2D() | DepthwiseConv2D() | TransposeConv2D() | FullyConnected():
-            kind = dtype(op.input)
+            kind, result = dtype(op.input), dtype(op.output)
+            halves = (  # of a separable convolution
+                tensors[op.input].is_quantized
+                and tensors[op.output].is_quantized
+                and (
+                    (isinstance(op, DepthwiseConv2D) and kind in _BYTES and result is DType.INT32)
+                    or (isinstance(op, Conv2D) and kind is DType.INT32 and result in _BYTES)
+                )
+            )
             return (
-                dtype(op.output) is kind
+                (halves or (result is kind and kind is not DType.INT32))
                 and dtype(op.weights) in _WEIGHTS.get(kind, frozenset())
                 and (op.bias is None or dtype(op.bias) in _BIAS.get(kind, frozenset()))
             )
@@ -133,7 +163,7 @@ def _fits(op: Operation, tensors: Mapping[str, Tensor]) -> bool:
             sources = _CODES | {DType.FLOAT32, DType.INT32}
             return dtype(op.input) in sources and dtype(op.output) in _CODES
         case Dequantize():
-            sources = _CODES | {DType.INT4, DType.UINT4, DType.FLOAT16}
+            sources = _CODES | {DType.INT32, DType.INT4, DType.UINT4, DType.FLOAT16}
             return dtype(op.input) in sources and dtype(op.output) is DType.FLOAT32
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from akida_backend.arithmetic import output_size, padded, taps
+from akida_backend.arithmetic import output_size, padded, row_bands, taps
 from akida_backend.candidate import (
     INPUT_CHANNELS,
     Candidate,
@@ -58,7 +58,16 @@ def reference(op: Conv2D, env: Environment) -> tuple[AnyArray, ...]:
     direct = kernel.area == 1
 
     def accumulate(values: Floats, weights: Floats) -> Floats:
-        views = [v for _, _, v in taps(padded(values, op.pads, 0), kernel, op.stride, op.dilation)]
+        bands = [
+            sums_of(band, weights)
+            for band in row_bands(
+                padded(values, op.pads, 0), kernel, op.stride, op.dilation, kernel.area * channels
+            )
+        ]
+        return bands[0] if len(bands) == 1 else np.concatenate(bands, axis=1)
+
+    def sums_of(values: Floats, weights: Floats) -> Floats:
+        views = [v for _, _, v in taps(values, kernel, op.stride, op.dilation)]
         columns = views[0] if direct else np.stack(views, axis=3)
         samples, rows, cols = columns.shape[:3]
         grouped = columns.reshape(samples * rows * cols, kernel.area, groups, group_channels)

@@ -52,7 +52,7 @@ def absorb(op: Minimum, candidate: Candidate, context: PlacementContext) -> Matc
     assert quantization is not None
     bound = (int(bounded.data.item()) - quantization.single_zero_point) * quantization.single_scale
     low, high = candidate.clamp
-    if candidate.average is not None or bound < max(low, 0.0):
+    if bound < max(low, 0.0):
         return None
     return replace(
         candidate,

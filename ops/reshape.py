@@ -42,5 +42,5 @@ SPEC: Final = OpSpec(
     op_type=Reshape,
     reference=reference,
     candidate=candidate,
-    placement="Renames a 1x1 map, or flattens in front of Dense1D.",
+    placement="Renames a 1x1 map, or flattens in front of FULLY_CONNECTED.",
 )

@@ -19,7 +19,7 @@ from akida_backend.graph import Activation, AnyArray, Conv2D, DType, Graph
 from akida_backend.plan import DeviceSegment, Plan
 from akida_backend.program import Akida1Layer, Code, Program, StepActivation
 from akida_backend.program_check import check_program
-from akida_backend.simulator import encode_input, run_layers
+from akida_backend.simulator import Simulator, encode_input, run_layers
 from builders import GraphBuilder, random_inputs
 
 QONNX = "qonnx.custom_op.general"
@@ -36,18 +36,28 @@ class FewBits(OnnxBuilder):
             "Quant", *inputs, domain=QONNX, signed=int(signed), narrow=0, rounding_mode="ROUND"
         )
 
-    def image(self, scale: float = 2.0**-6) -> str:
-        return self.quant(self.input(("N", 3, 8, 8)), scale, 8, signed=False)
+    def image(self, scale: float = 2.0**-6, size: int = 8) -> str:
+        return self.quant(self.input(("N", 3, size, size)), scale, 8, signed=False)
 
     def conv(
         self, x: str, weights: Integers, scale: float, bits: int, *, signed: bool = True
     ) -> str:
-        filters, _, kernel, _ = weights.shape
         real = self.quant(self.constant(weights * scale), scale, bits, signed=signed)
+        return self.node("Relu", self.linear(x, real, weights.shape))
+
+    def linear(self, x: str, weights: str, shape: tuple[int, ...], group: int = 1) -> str:
+        filters, _, kernel, _ = shape
         bias = self.constant(np.random.default_rng(filters).uniform(-1, 1, filters))
-        return self.node("Relu", self.node("Conv", x, real, bias, pads=[kernel // 2] * 4))
+        return self.node("Conv", x, weights, bias, pads=[kernel // 2] * 4, group=group)
+
+    def stem(self, size: int = 8) -> str:
+        """Codes of which one is an odd number of potentials: no sum lies in the middle."""
+        image = self.image(size=size)
+        x = self.conv(image, random_weights(4, (8, 3, 3, 3), 8, signed=True), 2.0**-7, 8)
+        return self.quant(x, WHOLE * 2.0**-13, 4, signed=False)
 
 
+WHOLE = 3001  # potentials of the image layer per code
 SPREAD = 3  # values found in an output that show it is no constant
 
 
@@ -78,7 +88,10 @@ def exact(graph: Graph) -> Plan:
 def images(graph: Graph, seed: int = 0) -> dict[str, AnyArray]:
     """Real inputs that use all codes of the image."""
     random = np.random.default_rng(seed)
-    return {graph.inputs[0]: random.uniform(0, 4, (SAMPLES, 3, 8, 8)).astype(np.float32)}
+    (name,) = graph.inputs
+    _, *shape = graph.tensors[name].shape
+    sizes = [int(length or 0) for length in shape]
+    return {name: random.uniform(0, 4, (SAMPLES, *sizes)).astype(np.float32)}
 
 
 def device_and_source(
@@ -100,6 +113,25 @@ def device_and_source(
     return pairs
 
 
+def assert_equal(plan: Plan, feeds: dict[str, AnyArray]) -> list[str]:
+    """Codes are the source's; gives the names of the layers."""
+    for _, found, wanted in device_and_source(plan, feeds):
+        np.testing.assert_array_equal(found, wanted.reshape(found.shape))
+        assert np.unique(wanted).size > SPREAD
+    assert " 0 lie a potential off" in remarks(plan)[0]
+    return [type(layer).__name__ for layer in layers(plan)]
+
+
+def assert_near(plan: Plan, feeds: dict[str, AnyArray]) -> list[str]:
+    """Codes are the source's but for steps a potential off; gives the names of the layers."""
+    for _, found, wanted in device_and_source(plan, feeds):
+        codes = wanted.reshape(found.shape)
+        assert np.abs(found - codes).max() <= 1
+        assert (found != codes).mean() < 0.03
+        assert np.unique(codes).size > SPREAD
+    return [type(layer).__name__ for layer in layers(plan)]
+
+
 @pytest.mark.parametrize(
     ("bits", "signed"),
     [
@@ -118,10 +150,7 @@ def test_integers_of_qonnx_stay_and_no_calibration_is_needed(bits: int, *, signe
         shape = [(8, 8, 3, 3), (5, 8, 1, 1)][number]
         wanted = random_weights(number + 2, shape, bits, signed=signed).transpose(0, 2, 3, 1)
         np.testing.assert_array_equal(layer.weights, wanted)
-    for _, found, wanted in device_and_source(plan, images(graph)):
-        assert np.abs(found - wanted).max() <= 1
-        assert (found != wanted).mean() < 0.03
-        assert np.unique(wanted).size > SPREAD
+    assert_near(plan, images(graph))
 
 
 def test_pooling_and_dense_layers_keep_their_integers() -> None:
@@ -138,17 +167,8 @@ def test_pooling_and_dense_layers_keep_their_integers() -> None:
         b.quant(b.node("MatMul", x, b.quant(last, 0.05, 2, signed=True)), 0.25, 8, signed=True)
     )
     graph = b.graph()
-    plan = exact(graph)
-    names = ["InputConvolutional", "Convolutional", "FullyConnected", "FullyConnected"]
-    assert [type(layer).__name__ for layer in layers(plan)] == names
-    for _, found, wanted in device_and_source(plan, images(graph)):
-        codes = wanted.reshape(found.shape)
-        assert np.abs(found - codes).max() <= 1
-        assert (found != codes).mean() < 0.03
-        assert np.unique(codes).size > SPREAD
-
-
-WHOLE = 3001  # potentials of the image layer per code
+    names = assert_near(exact(graph), images(graph))
+    assert names == ["InputConvolutional", "Convolutional", "FullyConnected", "FullyConnected"]
 
 
 def test_whole_odd_steps_give_the_sources_integers() -> None:
@@ -162,12 +182,7 @@ def test_whole_odd_steps_give_the_sources_integers() -> None:
     b.output(b.quant(x, 0.25, 8, signed=False))
     graph = b.graph()
     plan = exact(graph)
-    pairs = device_and_source(plan, images(graph))
-    assert len(pairs) == 2
-    for _, found, wanted in pairs:
-        np.testing.assert_array_equal(found, wanted)
-        assert np.unique(wanted).size > SPREAD
-    assert " 0 lie a potential off" in remarks(plan)[0]
+    assert len(assert_equal(plan, images(graph))) == 3
 
 
 def remarks(plan: Plan) -> list[str]:
@@ -259,6 +274,202 @@ def test_int4_and_uint4_of_onnx_need_no_calibration() -> None:
     np.testing.assert_array_equal(last.weights, inner.transpose(0, 2, 3, 1))
 
 
+def test_weights_that_hardly_count_beside_a_bias_stay() -> None:
+    """16 sums around a step, 3,001 to a code: codes n and n + 1 of a filter with bias n + 0.5."""
+    b = FewBits()
+    x, unit = b.stem(), WHOLE * 2.0**-16
+    weights = np.eye(8, dtype=np.int64).reshape(8, 8, 1, 1)
+    bias = b.constant((np.arange(1, 9) * WHOLE + WHOLE // 2 - 7) * unit)
+    real = b.quant(b.constant(weights * 2.0**-3), 2.0**-3, 4, signed=True)
+    x = b.quant(b.node("Relu", b.node("Conv", x, real, bias)), WHOLE * unit, 4, signed=False)
+    x = b.conv(x, random_weights(3, (5, 8, 1, 1), 4, signed=True), 0.05, 4)
+    b.output(b.quant(x, 0.25, 8, signed=False))
+    graph = b.graph()
+    plan = exact(graph)
+    assert_equal(plan, images(graph))
+    layer = layers(plan)[1]
+    assert isinstance(layer, Akida1Layer)
+    np.testing.assert_array_equal(layer.weights.reshape(8, 8), weights.reshape(8, 8))
+
+
+# Averages
+
+
+def averaged(*, last: bool = False) -> Graph:
+    """A global average of 16 codes on a 7x7 map, 21 sums to a code: none lies in the middle."""
+    b = FewBits()
+    x = b.conv(b.stem(size=7), random_weights(2, (8, 8, 3, 3), 4, signed=True), 2.0**-4, 4)
+    x = b.quant(x, 75 * WHOLE * 2.0**-17, 4, signed=False)
+    x = b.node("GlobalAveragePool", x)
+    if last:
+        b.output(b.quant(x, WHOLE * 2.0**-15, 8, signed=False))
+        return b.graph()
+    x = b.node("Flatten", b.quant(x, 75 * WHOLE * 2.0**-17 * 3 / 7, 4, signed=False))
+    dense = b.constant(random_weights(3, (8, 10), 4, signed=True) * 0.05)
+    x = b.node("MatMul", x, b.quant(dense, 0.05, 4, signed=True))
+    b.output(b.quant(x, 0.5, 8, signed=True))
+    return b.graph()
+
+
+def test_averages_of_sixteen_codes_need_no_calibration() -> None:
+    """An identity convolution carries them: its potentials are the codes themselves."""
+    graph = averaged()
+    names = assert_equal(exact(graph), images(graph))
+    assert names == ["InputConvolutional", "Convolutional", "Convolutional", "FullyConnected"]
+
+
+def test_averages_that_leave_the_device_are_the_sources() -> None:
+    graph = averaged(last=True)
+    plan = exact(graph)
+    (program,) = plan.programs
+    feeds = images(graph)
+    source = run_source(graph, feeds, tensors=[program.input.tensor, program.output.tensor])
+    entry = encode_input(program, source[program.input.tensor])
+    *_, before, carrier = program.layers
+    values = run_layers(program, entry)
+    total = values[before.output].sum(axis=(1, 2))
+    np.testing.assert_array_equal(values[carrier.output].reshape(total.shape), total)
+    found = Simulator(program).run(source[program.input.tensor])
+    np.testing.assert_array_equal(found, source[program.output.tensor].reshape(found.shape))
+    assert np.unique(found).size > SPREAD
+
+
+def test_averages_of_tflite_need_no_calibration() -> None:
+    b = GraphBuilder(53, weight_dtype=DType.INT4)
+    x = b.input(9, 9, 3, scaling=(0.2, 0))
+    x = b.conv2d(x, 8, activation=Activation.RELU6, scaling=SIXTEEN)
+    x = b.conv2d(x, 8, activation=Activation.RELU6, scaling=SIXTEEN)
+    graph = b.build(b.fully_connected(b.mean(x), 5))
+    names = assert_near(exact(graph), random_inputs(graph, SAMPLES))
+    assert names == ["InputConvolutional", "Convolutional", "Convolutional", "FullyConnected"]
+
+
+def test_an_average_behind_a_requantization_says_why_it_is_not_kept() -> None:
+    """The device sums potentials; the source has rounded them to 8 bits before."""
+    b = FewBits()
+    weights = random_weights(2, (8, 8, 3, 3), 4, signed=True)
+    x = b.linear(b.stem(), b.quant(b.constant(weights * 0.05), 0.05, 4, signed=True), weights.shape)
+    x = b.node("GlobalAveragePool", b.quant(x, 0.31, 8, signed=True))
+    x = b.quant(b.node("Relu", x), 0.11, 4, signed=False)
+    x = b.conv(x, random_weights(3, (5, 8, 1, 1), 4, signed=True), 0.05, 4)
+    b.output(b.quant(x, 0.25, 8, signed=False))
+    graph = b.graph()
+    step = f"{0.31 / (WHOLE * 2.0**-13 * 0.05):.4g}"
+    with pytest.raises(
+        InputError, match=f"rounds or cuts them to int8, {step} to a code, in front"
+    ):
+        exact(graph)
+    plan = compile_model(graph, "akd1000", allow_uncalibrated=True)
+    assert len(plan.programs) == 1
+    assert any(
+        "Not kept as it is" in line and "where the device keeps" in line for line in remarks(plan)
+    )
+
+
+# Separable layers
+
+
+def separable(low: int, high: int, *, per_code: float | None = 1.0, part: float = 0.6) -> Graph:
+    """Depthwise weights of the range, part of them, and so many sums to a code behind them.
+
+    None: what stands between the halves is not quantized.
+    """
+    b = FewBits()
+    random = np.random.default_rng(5)
+    weights = random.integers(low, high + 1, (8, 1, 3, 3)) * (random.random((8, 1, 3, 3)) < part)
+    depthwise = b.quant(b.constant(weights * 2.0**-3), 2.0**-3, 4, signed=True)
+    x = b.linear(b.stem(), depthwise, weights.shape, group=8)
+    if per_code is not None:
+        x = b.quant(x, per_code * WHOLE * 2.0**-16, 8, signed=True)
+    x = b.conv(x, random_weights(9, (6, 8, 1, 1), 4, signed=True), 2.0**-4, 4)
+    x = b.quant(x, 25 * WHOLE * 2.0**-20, 4, signed=False)
+    x = b.conv(x, random_weights(3, (5, 6, 1, 1), 4, signed=True), 0.05, 4)
+    b.output(b.quant(x, 0.25, 8, signed=False))
+    return b.graph()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "per_code"),
+    [pytest.param(-1, 1, 1.0, id="eight-bits"), pytest.param(-8, 7, None, id="not-quantized")],
+)
+def test_separable_layers_whose_middle_holds_the_sums_need_no_calibration(
+    low: int, high: int, per_code: float | None
+) -> None:
+    graph = separable(low, high, per_code=per_code)
+    plan = exact(graph)
+    names = assert_equal(plan, images(graph))
+    assert names == ["InputConvolutional", "SeparableConvolutional", "Convolutional"]
+    assert "nothing is lost between them" in remarks(plan)[1]
+
+
+def test_the_middle_may_hold_a_multiple_of_the_sums() -> None:
+    """Biases in half potentials: some steps of the source are ties."""
+    graph = separable(0, 1, per_code=0.5, part=0.3)
+    names = assert_near(exact(graph), images(graph))
+    assert names == ["InputConvolutional", "SeparableConvolutional", "Convolutional"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "per_code"),
+    [pytest.param(-8, 7, 1, id="cut"), pytest.param(-1, 1, 2, id="rounded")],
+)
+def test_separable_layers_with_a_requantization_say_why_they_are_not_kept(
+    low: int, high: int, per_code: int
+) -> None:
+    graph = separable(low, high, per_code=per_code)
+    reason = f"rounds or cuts them to uint8, {per_code} to a code, in front of"
+    with pytest.raises(InputError, match=reason):
+        exact(graph)
+    (name,) = graph.inputs
+    feeds = {name: np.concatenate([images(graph, seed)[name] for seed in range(6)])}
+    plan = compile_model(graph, "akd1000", calibration=feeds)
+    first, second = remarks(plan)
+    assert reason in first
+    assert "became one SeparableConvolutional: its output lies" in second
+
+
+def test_a_depthwise_half_of_several_scales_says_why_it_is_not_kept() -> None:
+    b = FewBits()
+    weights = random_weights(7, (8, 1, 3, 3), 2, signed=True)
+    scales = np.resize([2.0**-3, 2.0**-4], 8).reshape(8, 1, 1, 1)
+    parameters = (b.constant(scales), b.constant(0.0), b.constant(4.0))
+    real = b.node(
+        "Quant", b.constant(weights * scales), *parameters, domain=QONNX, signed=1, narrow=0
+    )
+    x = b.quant(b.linear(b.stem(), real, weights.shape, group=8), 2.0**-3, 8, signed=True)
+    x = b.conv(x, random_weights(9, (6, 8, 1, 1), 4, signed=True), 2.0**-4, 4)
+    x = b.conv(
+        b.quant(x, 0.1, 4, signed=False), random_weights(3, (5, 6, 1, 1), 4, signed=True), 0.05, 4
+    )
+    b.output(b.quant(x, 0.25, 8, signed=False))
+    with pytest.raises(InputError, match=r"'conv_\d+_node' has weights of several scales, and the"):
+        exact(b.graph())
+
+
+# Types of 1 and 2 bits
+
+
+def test_signs_need_no_calibration() -> None:
+    b = FewBits()
+    random = np.random.default_rng(6)
+    signs = []
+    x = b.stem()
+    for filters, step in ((8, 9), (5, 63)):
+        real = random.normal(size=(filters, 8, 3, 3))
+        signs.append(np.where(real >= 0, 1, -1))
+        weights = b.node("BipolarQuant", b.constant(real), b.constant(0.5), domain=QONNX)
+        x = b.node("Relu", b.linear(x, weights, real.shape))
+        x = b.quant(x, step * WHOLE * 2.0 ** (-14 - len(signs) // 2), 4, signed=False)
+    x = b.conv(x, random_weights(3, (4, 5, 1, 1), 2, signed=True), 0.05, 2)
+    b.output(b.quant(x, 0.25, 8, signed=False))
+    graph = b.graph()
+    plan = exact(graph)
+    assert_equal(plan, images(graph))
+    for layer, wanted in zip(layers(plan)[1:], signs, strict=False):
+        assert isinstance(layer, Akida1Layer)
+        np.testing.assert_array_equal(layer.weights, wanted.transpose(0, 2, 3, 1))
+
+
 SIXTEEN = (0.4, -128)  # 6 / 0.4 = 15: a bounded ReLU uses 16 codes
 
 
@@ -274,10 +485,7 @@ def tflite(*, few_codes: bool) -> Graph:
 def test_int4_weights_and_sixteen_codes_of_tflite_need_no_calibration() -> None:
     graph = tflite(few_codes=True)
     plan = exact(graph)
-    for _, found, wanted in device_and_source(plan, random_inputs(graph, SAMPLES)):
-        assert np.abs(found - wanted).max() <= 1
-        assert (found != wanted).mean() < 0.03
-        assert np.unique(wanted).size > SPREAD
+    assert_near(plan, random_inputs(graph, SAMPLES))
 
 
 def stored_weights(graph: Graph) -> list[AnyArray]:

@@ -17,7 +17,7 @@ the boundary forms ``scale * potential + offset``, the ReLU and the host tensor'
 a 4-bit rounding in between.
 
 This package knows no Graph and no Program: arrays in, arrays out, numpy only, the same result for
-the same inputs.
+the same inputs whatever BLAS numpy has (`products`).
 """
 
 from akida_backend.four_bit.chain import Progress, quantize_chain

@@ -85,7 +85,7 @@ def _entry_codes(layer: RealLayer, entry: Values, code: InputCode) -> Iterator[C
                 yield Codes(coded(entry, scale, code.highest), scale, nothing)
 
 
-def _evenness(layer: RealLayer) -> tuple[float, ...]:
+def _evenness(layer: RealLayer) -> tuple[int, ...]:
     """A depthwise layer takes up any scale of its channel: nothing to weigh up.
 
     Integers of the source stay integers on one scale only, but for filters of a single weight.
@@ -231,7 +231,7 @@ class _Journal:
                 step,
                 len(self._ratios[step]),
                 sum(ratio < 1 for ratio in self._ratios[step]),
-                float(np.mean([-10 * np.log10(ratio) for ratio in self._ratios[step]])),
+                round(float(np.mean([-10 * np.log10(ratio) for ratio in self._ratios[step]])), 6),
             )
             for step in order
             if step in self._ratios

@@ -13,10 +13,10 @@ from akida_backend.four_bit.rows import Values
 
 RANGES: Final = np.linspace(0.3, 1.0, 29)
 MOST_VALUES: Final = 6_000  # per channel, that a range is searched on
-# Exponents of the scale per channel. 1: every channel fills its codes; 0: all have one scale. In
-# between is cross-layer equalisation, because the weights behind take the scales up.
-EVENNESS: Final = (1.0, 0.75, 0.5, 0.25, 0.0)
-ONE_SCALE: Final = (0.0,)
+# Quarters of the exponent of the scale per channel. 4: every channel fills its codes; 0: all have
+# one scale. In between is cross-layer equalisation, because the weights behind take the scales up.
+EVENNESS: Final = (4, 3, 2, 1, 0)
+ONE_SCALE: Final = (0,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +61,13 @@ def searched_scale(wanted: Values, given: Values, highest: int) -> tuple[Reals, 
     return best, float(error.mean()), float(least.mean())
 
 
-def evened(scale: Reals, evenness: float) -> Reals:
+def evened(scale: Reals, quarters: int) -> Reals:
     """Scales drawn towards their root mean square."""
     level = np.sqrt(np.mean(scale**2))
-    evenly: Reals = scale**evenness * level ** (1 - evenness)
+    quarter = np.sqrt(np.sqrt(scale / level))  # roots are the same everywhere, powers are not
+    evenly: Reals = np.full_like(scale, level)
+    for _ in range(quarters):
+        evenly *= quarter
     return evenly
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from akida_backend.four_bit.layers import RealLayer, Reals, Window
+from akida_backend.four_bit.products import Factor, factor, product
 from akida_backend.graph import Pads, Size2D
 
 Values = NDArray[np.floating]
@@ -71,18 +72,21 @@ def taps(values: Values, kernel: Size2D, stride: Size2D) -> Iterator[Values]:
 def convolved(values: Values, layer: RealLayer, weights: Values) -> Values:
     """Sums of a layer before bias and pooling, in the type of `values`."""
     kernel = kernel_of(layer)
-    weights = weights.astype(values.dtype)
     samples, height, width, channels = values.shape
     step = max(1, CHUNK_VALUES // max(1, height * width * channels * kernel.area))
-    parts = []
+    depth = kernel.area * channels
+    parts: list[Values] = []
     for begin in range(0, samples, step):
-        seen = taps(padded(values[begin : begin + step], layer.pads), kernel, layer.stride)
+        chunk = padded(values[begin : begin + step], layer.pads)
         if layer.depthwise:
-            flat = weights.reshape(kernel.area, channels)
+            flat = weights.astype(values.dtype).reshape(kernel.area, channels)
+            seen = taps(chunk, kernel, layer.stride)
             parts.append(sum(view * flat[tap] for tap, view in enumerate(seen)))
         else:
-            columns = np.concatenate(list(seen), axis=-1)
-            parts.append(columns @ weights.reshape(len(weights), -1).T)
+            left = factor(chunk, depth, None)
+            columns = np.concatenate(list(taps(left.codes, kernel, layer.stride)), axis=-1)
+            right = factor(weights.reshape(-1, depth).T, depth, 0)
+            parts.append(product(Factor(columns, left.unit), right).astype(values.dtype))
     return np.concatenate(parts)
 
 

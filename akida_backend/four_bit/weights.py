@@ -19,6 +19,16 @@ from typing import Final
 import numpy as np
 
 from akida_backend.four_bit.layers import RealLayer, Reals
+from akida_backend.four_bit.products import (
+    BLOCK,
+    Factor,
+    factor,
+    product,
+    rounded_product,
+    solved,
+    triangle,
+    turned,
+)
 from akida_backend.four_bit.rows import Rows
 
 STEPS: Final = ("clipping", "bias correction", "refitting", "adaptive rounding")
@@ -31,6 +41,7 @@ DAMPING: Final = 0.01
 # the time their cube. Beyond, inputs count as uncorrelated. 2,304 weights take a minute.
 WIDEST: Final = 2560
 CLIPS: Final = np.linspace(0.4, 1.05, 40)
+CLIP_VALUES: Final = 1 << 19  # weights tried at once: few large products are the fastest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +102,7 @@ def choose_weights(
 
     def centred(weights: Reals, scale: Reals) -> Reals:
         """Offsets without a mean error."""
-        sums: Reals = np.einsum("gfk,gk->gf", weights, moments.inputs) * scale
+        sums: Reals = (weights * moments.inputs[:, None]).sum(axis=2) * scale
         return moments.wanted - sums
 
     def clipped(target: Reals) -> tuple[Reals, Reals]:
@@ -132,18 +143,22 @@ def choose_weights(
 
 def _moments(rows: Rows) -> _Moments:
     inputs, wanted = rows.inputs.mean(axis=1), rows.wanted.mean(axis=1)
-    count = rows.inputs.shape[1]
-    x = rows.inputs - inputs[:, None]
-    _, _, width = x.shape
+    _, count, width = rows.inputs.shape
     if width > WIDEST:
-        return _Moments(inputs, wanted, (x**2).mean(axis=1), None)
-    y = rows.wanted - wanted[:, None]
-    turned = x.transpose(0, 2, 1)
-    return _Moments(inputs, wanted, turned @ x / count, turned @ y / count)
+        spread = ((rows.inputs - inputs[:, None]) ** 2).mean(axis=1)
+        return _Moments(inputs, wanted, spread, None)
+    centre = np.rint(inputs)  # x stay integers
+    x = factor(turned(rows.inputs - centre[:, None]), count, 2)
+    off = inputs - centre
+    covariance = product(x, Factor(turned(x.codes), turned(x.unit))) / count
+    covariance -= off[:, :, None] * off[:, None]
+    crossed = product(x, factor(rows.wanted - wanted[:, None], count, 1)) / count
+    return _Moments(inputs, wanted, covariance, crossed)
 
 
 def _error(layer: RealLayer, weights: Reals, scale: Reals, offset: Reals, rows: Rows) -> float:
-    sums = rows.inputs @ weights.transpose(0, 2, 1) * scale[:, None] + offset[:, None]
+    potentials = rows.inputs @ turned(weights)  # of integers: exact
+    sums = potentials * scale[:, None] + offset[:, None]
     return float(np.mean((activated(sums, layer) - activated(rows.wanted, layer)) ** 2))
 
 
@@ -169,23 +184,33 @@ def _damped(covariance: Reals, share: float) -> Reals:
     return covariance + added[:, None, None] * np.eye(size)
 
 
-def _weighed(weights: Reals, covariance: Reals) -> Reals:
+def _weighed(weights: Reals, covariance: Reals | Factor) -> Reals:
     """Weights times the covariance of their inputs."""
-    return weights * covariance[:, None] if covariance.ndim == 2 else weights @ covariance
+    if isinstance(covariance, Factor):
+        return product(factor(weights, weights.shape[2], 2), covariance)
+    return weights * covariance[:, None]
+
+
+def _weighing(covariance: Reals) -> Reals | Factor:
+    damped = _damped(covariance, DAMPING)
+    return damped if damped.ndim == 2 else factor(damped, damped.shape[1], 1)
 
 
 def _clipped_scale(target: Reals, covariance: Reals, plain: Reals, highest: int) -> Reals:
     """Scale per filter with the least squared error of the sums."""
-    weighing = _damped(covariance, DAMPING)
+    weighing = _weighing(covariance)
     largest = np.abs(target).max(axis=2)
     start = np.where(largest > 0, largest / highest, plain)
-    best, least = start, np.full(start.shape, np.inf)
-    for clip in CLIPS:
-        scale = start * clip
-        change = _rounded(target, scale, highest) * scale[..., None] - target
-        error = np.einsum("gfk,gfk->gf", _weighed(change, weighing), change)
-        better = error < least
-        best, least = np.where(better, scale, best), np.where(better, error, least)
+    groups, filters, _ = target.shape
+    parts = min(max(1, len(CLIPS) * target.size // CLIP_VALUES), len(CLIPS))
+    errors = []
+    for clips in np.array_split(CLIPS, parts):
+        scale = (start[:, None] * clips[:, None]).reshape(groups, -1)
+        many = np.tile(target, (1, len(clips), 1))
+        change = _rounded(many, scale, highest) * scale[..., None] - many
+        error = (_weighed(change, weighing) * change).sum(axis=2)
+        errors.append(error.reshape(groups, len(clips), filters))
+    best: Reals = start * CLIPS[np.concatenate(errors, axis=1).argmin(axis=1)]
     return best
 
 
@@ -193,9 +218,9 @@ def _refitted(real: Reals, moments: _Moments) -> Reals:
     if moments.crossed is None:
         return real
     damped = _damped(moments.covariance, RIDGE)
-    pull = damped - moments.covariance
-    right = moments.crossed + pull @ real.transpose(0, 2, 1)
-    return np.linalg.solve(damped, right).transpose(0, 2, 1).astype(np.float64, copy=False)
+    pull = np.diagonal(damped - moments.covariance, axis1=1, axis2=2)[:, :, None]
+    right = moments.crossed + pull * turned(real)
+    return turned(solved(triangle(damped), right)).copy()
 
 
 def _adaptively_rounded(target: Reals, scale: Reals, covariance: Reals, highest: int) -> Reals:
@@ -206,13 +231,22 @@ def _adaptively_rounded(target: Reals, scale: Reals, covariance: Reals, highest:
     order = np.argsort(-np.diagonal(damped, axis1=1, axis2=2), axis=1, kind="stable")
     groups = np.arange(len(damped))[:, None]
     sorted_ = damped[groups[:, :, None], order[:, :, None], order[:, None, :]]
-    upper = np.linalg.cholesky(np.linalg.inv(sorted_)).transpose(0, 2, 1)
-    left = np.take_along_axis(target, order[:, None, :], axis=2)
-    chosen = np.zeros_like(left)
-    for k in range(left.shape[2]):
-        chosen[:, :, k] = np.clip(np.rint(left[:, :, k] / scale), -highest - 1, highest)
-        error = (left[:, :, k] - chosen[:, :, k] * scale) / upper[:, k, k][:, None]
-        left[:, :, k:] -= error[:, :, None] * upper[:, None, k, k:]
+    lower = triangle(sorted_)
+    real = np.take_along_axis(target, order[:, None, :], axis=2)
+    chosen, missed = np.empty_like(real), np.empty_like(real)
+    # What the roundings so far leave for each weight to make up for; the same as GPTQ's updates by
+    # the factor of the inverse, without the inverse.
+    pulled = np.zeros_like(real)
+    _, _, size = real.shape
+    for begin in range(0, size, BLOCK):
+        end = min(size, begin + BLOCK)
+        for k in range(begin, end):
+            wish = real[:, :, k] + pulled[:, :, k] / lower[:, None, k, k]
+            chosen[:, :, k] = _rounded(wish[..., None], scale, highest)[..., 0]
+            missed[:, :, k] = real[:, :, k] - chosen[:, :, k] * scale
+            pulled[:, :, k + 1 : end] += missed[:, :, k, None] * lower[:, None, k + 1 : end, k]
+        later = turned(lower[:, end:, begin:end])
+        pulled[:, :, end:] += rounded_product(missed[:, :, begin:end], later)
     result = np.empty_like(chosen)
     np.put_along_axis(result, np.broadcast_to(order[:, None, :], chosen.shape), chosen, axis=2)
     return result
@@ -220,8 +254,8 @@ def _adaptively_rounded(target: Reals, scale: Reals, covariance: Reals, highest:
 
 def _fitted_scale(target: Reals, weights: Reals, scale: Reals, covariance: Reals) -> Reals:
     """Scale with the least squared error for these integers; positive, or as it was."""
-    weighed = _weighed(weights, _damped(covariance, DAMPING))
-    power = np.einsum("gfk,gfk->gf", weighed, weights)
-    along = np.einsum("gfk,gfk->gf", weighed, target)
+    weighed = _weighed(weights, _weighing(covariance))
+    power = (weighed * weights).sum(axis=2)
+    along = (weighed * target).sum(axis=2)
     fits = (power > 0) & (along > 0)
     return np.where(fits, along / np.where(fits, power, 1.0), scale)
