@@ -35,6 +35,8 @@ ItemT = TypeVar("ItemT", bound=np.generic)
 
 CODE_TYPES: Final = (DType.INT4, DType.UINT4, DType.INT8, DType.UINT8)
 PLAIN_TYPES: Final = (DType.INT32, DType.INT64)
+BAND_VALUES: Final = 1 << 26
+LARGEST_STEPS: Final = np.float32(2**62)
 CHUNK_VALUES: Final = 1 << 19  # of a temporary array, so that it stays near the processor
 
 
@@ -101,7 +103,11 @@ def requantize(accumulator: AnyArray, factor: Reals, arithmetic: Arithmetic) -> 
             multiplier, shift = quantize_multiplier(factor)
             return multiply_by_quantized_multiplier(accumulator.astype(np.int64), multiplier, shift)
         case Arithmetic.ONNX:
-            product = accumulator.astype(np.float32) * factor.astype(np.float32)
+            with np.errstate(over="ignore"):
+                narrow = np.minimum(factor, np.finfo(np.float32).max).astype(np.float32)
+                product: AnyArray = accumulator.astype(np.float32) * narrow
+            if narrow.max(initial=0) > 1:  # beyond what any sound scales give: saturate
+                np.clip(product, -LARGEST_STEPS, LARGEST_STEPS, out=product)
             return np.rint(product).astype(np.int64)
 
 
@@ -313,6 +319,22 @@ def taps(
             left = column * dilation.width
             columns = slice(left, left + stride.width * (size.width - 1) + 1, stride.width)
             yield row, column, values[:, rows, columns]
+
+
+def row_bands(
+    values: NDArray[ItemT], window: Size2D, stride: Size2D, dilation: Size2D, values_per_window: int
+) -> Iterator[NDArray[ItemT]]:
+    """Padded maps in bands of rows whose windows, written out, take no more than `BAND_VALUES`.
+
+    The windows of all bands are those of the map, in order.
+    """
+    samples, height, width, _ = values.shape
+    size = output_size(Size2D(height, width), window, stride, dilation)
+    rows = max(1, BAND_VALUES // max(1, samples * size.width * values_per_window))
+    reach = dilation.height * (window.height - 1) + 1
+    for first in range(0, size.height, rows):
+        last = min(first + rows, size.height) - 1
+        yield values[:, first * stride.height : last * stride.height + reach]
 
 
 def chunks(samples: int, values_per_sample: int) -> Iterator[slice]:

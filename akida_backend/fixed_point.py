@@ -103,18 +103,6 @@ def multiply_by_quantized_multiplier(
     return rounding_divide_by_pot(high, np.maximum(-shift, 0))
 
 
-def multiply_by_quantized_multiplier_single_rounding(
-    value: Integers, multiplier: ArrayLike, shift: ArrayLike
-) -> Integers:
-    """``value * multiplier * 2**(shift - 31)``, rounded once, half up.
-
-    Source:
-        TFLite ``MultiplyByQuantizedMultiplier`` built with ``TFLITE_SINGLE_ROUNDING``.
-    """
-    places = 31 - np.asarray(shift, np.int64)
-    return (value * np.asarray(multiplier, np.int64) + (np.int64(1) << (places - 1))) >> places
-
-
 def input_radius(integer_bits: int, left_shift: int, total_signed_bits: int = 31) -> int:
     """Largest difference whose fixed-point form still fits its integer bits.
 

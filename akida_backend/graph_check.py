@@ -4,16 +4,32 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
 
-from akida_backend.graph import DType, Graph, Operation, Pads, Quantization, Size2D, Softmax, Tensor
+from akida_backend.errors import ImportModelError
+from akida_backend.graph import (
+    AveragePool2D,
+    DType,
+    Graph,
+    Location,
+    MaxPool2D,
+    Operation,
+    Pads,
+    Quantization,
+    Size2D,
+    Softmax,
+    Tensor,
+)
+from akida_backend.importers.flatbuffer_check import DAMAGED
 from akida_backend.importers.shape_inference import (
     FixedShape,
     InconsistentShapesError,
     output_shapes,
+    working_shape,
 )
 from akida_backend.importers.symbolic_batch import batch_is_separate
 from akida_backend.importers.tflite_file import MAX_ALL_TENSOR_BYTES, MAX_TENSOR_BYTES, byte_count
@@ -21,6 +37,8 @@ from akida_backend.importers.type_rules import type_problem
 
 _BATCH: Final = 1_000_003  # stands for the symbolic batch; no axis is that long by chance
 _MAX_LENGTH: Final = 2**31 - 1
+_MAX_WINDOW: Final = 2**22  # cells; a step of the computation each
+_WORKING_BYTES: Final = 4  # of a value while an operation computes, at least
 
 
 def graph_problems(graph: Graph) -> Iterator[str]:
@@ -39,13 +57,44 @@ def graph_problems(graph: Graph) -> Iterator[str]:
     if total > MAX_ALL_TENSOR_BYTES:
         yield f"the shapes add up to {total} bytes, more than {MAX_ALL_TENSOR_BYTES}"
         return
-    for op in graph.operations:
-        yield from _operation_problems(op, graph)
+    wrong = [problem for op in graph.operations for problem in _operation_problems(op, graph)]
+    yield from wrong
+    if not wrong:
+        yield from (f"{location}: {problem}" for location, problem in _working_problems(graph))
     symbolic = [n for n, t in graph.tensors.items() if None in t.shape]
     if graph.batch is None and not found:
         yield from _batch_problems(graph)
     elif graph.batch is not None and (symbolic or graph.batch < 1):
         yield f"batch {graph.batch}, but {len(symbolic)} tensors with a symbolic one"
+
+
+def check_working_memory(graph: Graph) -> None:
+    """Refuse a graph whose operations need more memory than any tensor may take.
+
+    Borders, and what a transposed convolution cuts off, stand in no tensor: a few bytes of a file
+    could ask for any amount. So could windows that lie on borders, of time.
+
+    Args:
+        graph: With consistent shapes.
+
+    Raises:
+        ImportModelError: It is so.
+    """
+    for location, problem in _working_problems(graph):
+        raise ImportModelError(str(location), problem, remedy=DAMAGED)
+
+
+def _working_problems(graph: Graph) -> Iterator[tuple[Location, str]]:
+    for op in graph.operations:
+        if isinstance(op, MaxPool2D | AveragePool2D) and op.window.area > _MAX_WINDOW:
+            yield op.location, f"a window of {op.window} has more than {_MAX_WINDOW} cells"
+        shape = working_shape(op, lambda name: _nominal(graph.tensors[name], 1))
+        if shape is not None and _WORKING_BYTES * math.prod(shape) > MAX_TENSOR_BYTES:
+            yield (
+                op.location,
+                f"a map of {list(shape)}, borders included, takes more than "
+                f"{MAX_TENSOR_BYTES} bytes",
+            )
 
 
 def _nominal(tensor: Tensor, batch: int) -> FixedShape:

@@ -26,6 +26,7 @@ from akida_backend.importers.onnx_file import FileNode, OnnxFile, read_file
 from akida_backend.importers.onnx_forms import FileForm, file_forms
 from akida_backend.importers.onnx_tensors import NUMBERS, to_proto
 from akida_backend.importers.onnx_types import outer_names
+from akida_backend.runtime_host import check_shape
 
 MODULE: Final = "onnxruntime"
 
@@ -183,7 +184,7 @@ def run(
             f"{first}: needs onnxruntime to be executed\n  install it: pip install onnxruntime"
         )
     try:
-        return _runner(graph, source, tuple(operations)).run(values)
+        return _runner(graph, source, tuple(operations)).run(graph, values)
     except Exception as error:
         raise UnsupportedOperationError(
             f"{first}: onnxruntime {version} cannot execute it\n  {error}"
@@ -192,16 +193,15 @@ def run(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Runner:
-    """A session over some nodes."""
+    """A session over some nodes; without the graph, which is a key of `_RUNNERS`."""
 
-    graph: Graph
     session: Any
     inputs: Mapping[str, _Place]
     outputs: Mapping[str, _Place]
 
-    def run(self, values: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        tensors = self.graph.tensors
-        batched = self.graph.batch is None
+    def run(self, graph: Graph, values: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        tensors = graph.tensors
+        batched = graph.batch is None
         given: dict[str, AnyArray] = {}
         for name, place in self.inputs.items():
             data = tensors[place.tensor].data
@@ -218,6 +218,8 @@ class _Runner:
             rows.append(self.session.run(list(self.outputs), feeds))
         found: dict[str, AnyArray] = {}
         for place, parts in zip(self.outputs.values(), zip(*rows, strict=True), strict=True):
+            for part in parts:
+                check_shape(tensors[place.tensor], np.asarray(part).transpose(place.layout))
             whole = np.concatenate(parts) if batched else np.asarray(parts[0])
             dtype = tensors[place.tensor].dtype.numpy
             found[place.tensor] = np.asarray(whole.transpose(place.layout), dtype, order="C")
@@ -237,7 +239,7 @@ def _runner(graph: Graph, source: _Source, operations: tuple[Operation, ...]) ->
         options.log_severity_level = 3
         content, inputs, outputs = _extract(graph, source, operations)
         session = module.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        known[key] = _Runner(graph, session, inputs, outputs)
+        known[key] = _Runner(session, inputs, outputs)
     return known[key]
 
 

@@ -149,11 +149,11 @@ def window_sums(
     """Sum of each window in float32, row by row, and how many cells of it lie on the map."""
     _, height, width, _ = reals.shape
     on_map = padded(np.ones((1, height, width, 1), np.float32), pads, 0)
-    views = [view for _, _, view in taps(padded(reals, pads, 0), window, stride)]
-    total = np.zeros_like(views[0])
-    for view in views:
+    count = window_reduce(np.add, on_map, window, stride)
+    total = np.zeros((len(reals), *count.shape[1:-1], reals.shape[-1]), np.float32)
+    for _, _, view in taps(padded(reals, pads, 0), window, stride):
         total += view
-    return total, window_reduce(np.add, on_map, window, stride)
+    return total, count
 
 
 def logistic(values: AnyArray) -> Float32s:
@@ -200,8 +200,8 @@ def softmax(values: AnyArray, x: Tensor, output: Tensor, axis: int) -> AnyArray:
     table = np.exp((np.arange(256) - 255.0 + lift) * scale).astype(np.float32)
     powers = table[rows - rows.max(axis=-1, keepdims=True) + 255]
     total = np.add.accumulate(powers, axis=-1)[..., -1:]
-    steps = np.floor(np.float32(1) / target.scale[0])
     with np.errstate(over="ignore"):
+        steps = np.minimum(np.floor(np.float32(1) / target.scale[0]), np.finfo(np.float32).max)
         codes = np.rint(powers * steps / total) + np.float32(target.single_zero_point)
     clamped = np.clip(codes, *output.dtype.code_range).astype(output.dtype.numpy)
     return np.moveaxis(clamped, -1, axis)

@@ -207,10 +207,13 @@ def layer_parameters(
         rescale = nearest_rescale(
             (ratio if lut is not None else ratio / area) * (1.0 if gain is None else gain)
         )
-    encoded = nearest_bias(bias)
-    offset = (encoded.effective - bias) * scale
+    # Beyond the buffer the size of a bias is of no account, and its shift would leave its field.
+    wide = 2.0**buffer_bits
+    beyond = np.abs(bias) > wide
+    encoded = nearest_bias(np.clip(bias, -wide, wide))
+    offset = np.where(beyond, 0.0, encoded.effective - bias) * scale
     reach = np.abs(flat * np.broadcast_to(input_peak, fitted.weights.shape).reshape(filters, -1))
-    worst = reach.sum(axis=1) + np.abs(encoded.effective)
+    worst = reach.sum(axis=1) + np.where(beyond, np.abs(bias), np.abs(encoded.effective))
     if relu and lut is None:
         silent = ~dead & (reach.sum(axis=1) + encoded.effective <= 0)
         if (worst[silent] >= 1 << (buffer_bits - 1)).any():

@@ -20,10 +20,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from akida_backend.errors import UnsupportedOperationError
-from akida_backend.graph import AnyArray, Graph, Opaque, Operation, Pad, Reshape, Transpose
+from akida_backend.graph import (
+    AnyArray,
+    Graph,
+    Opaque,
+    Operation,
+    Pad,
+    Reshape,
+    Tensor,
+    Transpose,
+)
 from akida_backend.importers.tflite_file import read_file
 from akida_backend.options import Host
-from akida_backend.tflite_records import PROGRAM_OPERATOR
 
 RUNTIMES: Final = (
     ("ai_edge_litert", "ai-edge-litert"),
@@ -165,26 +173,42 @@ def run_in_runtime(
             "  install one: pip install ai-edge-litert"
         )
     try:
-        return _runner(graph, tuple(operations), runtime).run(values)
+        return _runner(graph, tuple(operations), runtime).run(graph, values)
     except (ImportError, ValueError, RuntimeError) as error:
         raise UnsupportedOperationError(
             f"{first}: {runtime} cannot execute it\n  {error}"
         ) from error
 
 
+def check_shape(tensor: Tensor, value: AnyArray) -> None:
+    """What a runtime computes for one sample has the shape that the file declares.
+
+    Raises:
+        ValueError: It has another one; what follows was checked against the declared one.
+    """
+    declared = tuple(1 if length is None else length for length in tensor.shape)
+    if value.shape != declared:
+        raise ValueError(
+            f"result '{tensor.name}' is declared as {list(declared)}, "
+            f"but the runtime gives {list(value.shape)}"
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Runner:
-    """An interpreter of some operators, with the names of its inputs and outputs."""
+    """An interpreter of some operators, with the names of its inputs and outputs.
 
-    graph: Graph
+    It does not hold the graph, which would keep itself alive as a key of `_RUNNERS`.
+    """
+
     interpreter: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, values: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        tensors = self.graph.tensors
-        batched = self.graph.batch is None
+    def run(self, graph: Graph, values: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        tensors = graph.tensors
+        batched = graph.batch is None
         given = {n: values[n] if (data := tensors[n].data) is None else data for n in self.inputs}
         samples = max(
             (len(v) for n, v in given.items() if batched and not tensors[n].is_constant), default=1
@@ -197,6 +221,7 @@ class _Runner:
                     for n, value in given.items()
                 ]
                 for name, value in zip(self.outputs, self._invoke(feeds), strict=True):
+                    check_shape(tensors[name], value)
                     rows[name].append(value)
         return {
             name: np.concatenate(parts).astype(tensors[name].dtype.numpy, copy=False)
@@ -231,21 +256,10 @@ def _runner(graph: Graph, operations: tuple[Operation, ...], runtime: Runtime) -
     if written not in known:
         content, inputs, outputs = _extract(graph, operations)
         module = importlib.import_module(f"{runtime.module}.interpreter")
-        interpreter = module.Interpreter(
-            model_content=content, num_threads=1, experimental_delegates=_delegates(operations)
-        )
+        interpreter = module.Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
-        known[written] = _Runner(graph, interpreter, inputs, outputs)
+        known[written] = _Runner(interpreter, inputs, outputs)
     return known[written]
-
-
-def _delegates(operations: Sequence[Operation]) -> list[object]:
-    """For the programs of a compiled model, which are opaque operators of its file."""
-    if all(op.location.type != PROGRAM_OPERATOR for op in operations):
-        return []
-    from akida_backend.tflite import load_delegate
-
-    return [load_delegate()]
 
 
 def _extract(

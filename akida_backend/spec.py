@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from akida_backend.candidate import Candidate, Match, PlacementContext
 from akida_backend.constraints import LayerType, graph_violation
@@ -14,6 +14,8 @@ from akida_backend.lowering import Lower
 from akida_backend.reference import Environment
 
 OpT = TypeVar("OpT", bound=Node)
+
+NO_LAYER: Final = "No Akida layer computes it."
 
 
 def no_macs(op: Node, graph: Graph) -> int:  # noqa: ARG001 - default of a hook
@@ -66,4 +68,4 @@ class OpSpec(Generic[OpT]):
     absorb: Callable[[OpT, Candidate, PlacementContext], Match | None] = joins_nothing
     lower: Lower | None = None
     layers: tuple[LayerType, ...] = ()
-    placement: str = "No Akida layer computes it."
+    placement: str = NO_LAYER

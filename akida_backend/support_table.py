@@ -15,7 +15,7 @@ from akida_backend.graph import Opaque
 from akida_backend.ops import ALL_SPECS
 from akida_backend.report import NOT_CHECKED, SCHEMA_VERSION, Json
 from akida_backend.rewrites import ALL_REWRITES
-from akida_backend.spec import OpSpec
+from akida_backend.spec import NO_LAYER, OpSpec
 
 PAGE_GENERATION = 2  # what SUPPORTED_OPS.md speaks of
 
@@ -55,7 +55,7 @@ def operations_json(device: Device) -> Json:
                 "operation": spec.op_type.__name__,
                 "operators": list(operators_of(spec)),
                 "layers": list(layers_of(spec, device)),
-                "placement": _placement(spec),
+                "placement": _placement(spec, device),
                 "rules": sorted(
                     {r.id for layer in layers_of(spec, device) for r in layer_rules(device, layer)}
                 ),
@@ -131,17 +131,21 @@ def _operators(device: Device) -> Table:
         (
             ", ".join(operators_of(spec)) or "all others",
             ", ".join(layers_of(spec, device)) or "none",
-            _placement(spec),
+            _placement(spec, device),
         )
         for spec in ALL_SPECS
     )
     return Table((("operator", "left"), ("Akida layers", "fold"), ("placement", "fold")), rows)
 
 
-def _placement(spec: OpSpec[Any]) -> str:
+def _placement(spec: OpSpec[Any], device: Device) -> str:
+    """The sentence of an operation with layers of `PAGE_GENERATION` names those."""
     if spec.reference is None:
         return "No meaning here: on the host, executed by an installed runtime."
-    return spec.placement
+    layers = layers_of(spec, device)
+    if device.generation == PAGE_GENERATION or layers == spec.layers:
+        return spec.placement
+    return "Becomes one of these layers, or joins one." if layers else NO_LAYER
 
 
 def _rules(rules: Sequence[Rule]) -> Table:

@@ -17,7 +17,6 @@ from akida_backend.fixed_point import (
     exp_on_negative_values,
     input_radius,
     multiply_by_quantized_multiplier,
-    multiply_by_quantized_multiplier_single_rounding,
     one_over_one_plus_x_for_x_in_0_1,
     quantize_multiplier,
     reciprocal,
@@ -100,14 +99,6 @@ def test_requantization_rounds_twice(value: int, multiplier: int, shift: int) ->
 def test_requantization_by_one_half(value: int, shift: int, expected: int) -> None:
     got = multiply_by_quantized_multiplier(array(value), 2**30, shift)
     assert got.tolist() == [expected]
-
-
-@given(st.integers(-(2**30), 2**30), multipliers, st.integers(-31, 0))
-@example(3, 2**30, -2)  # 0.375, where double rounding gives one
-def test_single_rounding_rounds_once_half_up(value: int, multiplier: int, shift: int) -> None:
-    got = multiply_by_quantized_multiplier_single_rounding(array(value), multiplier, shift)
-    exact = Fraction(value * multiplier, 2 ** (31 - shift))
-    assert got.tolist() == [math.floor(exact + Fraction(1, 2))]
 
 
 def test_requantization_takes_a_multiplier_per_channel() -> None:

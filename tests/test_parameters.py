@@ -187,6 +187,19 @@ def test_a_bias_beyond_the_accumulator_is_refused() -> None:
     assert refused.code == "LOWER-ACCUMULATOR"
 
 
+@pytest.mark.parametrize("exponent", [28, 63, 64, 141, 255, 256, 263, 500])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("bits", [28, 32])
+def test_no_bias_is_too_large_to_be_refused(exponent: int, sign: int, bits: int) -> None:
+    """Shifts that leave 64 bits, or the 8 bits of their field, included."""
+    bank = _bank([[1, 2], [3, 4]], bias=sign * 2.0 ** (exponent + 4) * 0.01 * 0.02)
+    refused = _layer(bank, buffer_bits=bits)
+    assert isinstance(refused, Refusal)
+    assert f" may reach 2^{exponent + 4}.0, the buffer holds 2^{bits - 1}" in refused.found
+    silent = _layer(bank, buffer_bits=bits, relu=True)
+    assert isinstance(silent, Refusal if sign > 0 else LayerParameters)
+
+
 def test_a_filter_that_never_fires_loses_its_weights_only_where_it_must() -> None:
     small = _layer(_bank([[1, 2]], bias=-1e4 * 0.01 * 0.02), relu=True)
     assert isinstance(small, LayerParameters)

@@ -252,8 +252,8 @@ def test_random_hostile_bytes_never_crash(seed: int, changes: list[tuple[int, in
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "nothing": (lambda: b"", "do not begin as an akida-backend program does"),
-    "another-file": (lambda: b"ONNX" * 100, "do not begin as an akida-backend program does"),
+    "nothing": (lambda: b"", "not those of an akida-backend program"),
+    "another-file": (lambda: b"ONNX" * 100, "not those of an akida-backend program"),
     "header-cut-off": (
         lambda: program_to_bytes(sound())[:40],
         "40 bytes, the header alone takes 64",

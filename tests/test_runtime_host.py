@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
 import networks
 import numpy as np
 import pytest
+import raw_tflite
+from onnx_models import OnnxBuilder
+from tflite import BuiltinOperator
 
 from akida_backend import runtime_host
 from akida_backend.compiler import compile as compile_model
@@ -16,7 +21,7 @@ from akida_backend.graph import AnyArray
 from akida_backend.loading import load
 from akida_backend.runtime_host import host_name, installed_runtime
 from akida_backend.tflite_writer import write_tflite
-from builders import GraphBuilder
+from builders import GraphBuilder, random_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*experimental_preserve_all_tensors")
 
@@ -122,3 +127,33 @@ def test_tflite_runtime_runs_opaque_operators_too() -> None:
     graph = load(networks.absolute_file())
     x = np.array([[-3, 4, -5, 0], [7, -8, 9, -10]], np.int8)
     np.testing.assert_array_equal(run_source(graph, {"x": x})["y"], np.abs(x).reshape(2, 2, 2))
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_runtimes_are_released_with_the_model(kind: str) -> None:
+    pytest.importorskip("ai_edge_litert" if kind == "tflite" else "onnxruntime")
+    if kind == "tflite":
+        content = networks.absolute_file()
+    else:
+        b = OnnxBuilder()
+        b.finish(b.node("Erf", b.real_input((1, 4))))
+        content = b.content()
+    graph = load(content)
+    (name,) = graph.inputs
+    run_source(graph, {name: random_inputs(graph, 1)[name]})
+    alive = weakref.ref(graph)
+    del graph
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_result_of_another_shape_than_declared_is_named() -> None:
+    pytest.importorskip("ai_edge_litert")
+    tensors = [
+        raw_tflite.activation(1, 4, name="x"),
+        raw_tflite.activation(1, 3, name="magnitude"),
+    ]
+    absolute = raw_tflite.RawOperator(BuiltinOperator.ABS, [0], [1])
+    graph = load(raw_tflite.RawModel(tensors, [absolute], [0], [1]).to_bytes())
+    with pytest.raises(UnsupportedOperationError, match=r"declared as \[1, 3\], .* gives \[1, 4\]"):
+        run_source(graph, {"x": np.zeros((2, 4), np.int8)})

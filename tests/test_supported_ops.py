@@ -9,7 +9,7 @@ import pytest
 from tflite import BuiltinOperator
 
 import akida_backend
-from akida_backend.constraints import rules_of
+from akida_backend.constraints import LayerType, rules_of
 from akida_backend.devices import device
 from akida_backend.importers.tflite_operators import CONVERSIONS
 from akida_backend.ops import ALL_SPECS
@@ -17,6 +17,7 @@ from akida_backend.support_table import (
     layer_rules,
     layers_of,
     operations_document,
+    operations_json,
     operators_of,
     supported_operations_page,
 )
@@ -60,6 +61,19 @@ def test_each_generation_is_described_by_its_own_layers() -> None:
     assert "V1-CONV-STRIDE2-KERNEL" in text
     assert "SeparableConvolutional" in text
     assert "Rules of Conv2DTranspose" not in text
+
+
+def test_no_sentence_on_akida_1_names_a_layer_of_akida_2() -> None:
+    newer = {layer.value for layer in LayerType if layer.generation == 2}
+    for name in ("akd1000", "nsoc-production"):
+        target = device(name)
+        assert target.generation == 1
+        table = operations_json(target)["operations"]
+        assert isinstance(table, list)
+        for row in table:
+            assert not any(layer in row["placement"] for layer in newer), row
+            if row["operators"] == ["TRANSPOSE_CONV"]:
+                assert row["placement"] == "No Akida layer computes it."
 
 
 def test_write_docs_checks_and_writes(

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load damaged copies of model files and report whatever is not a clean refusal.
+"""Load, compile and run damaged copies of model files; report whatever is not a clean refusal.
 
     python tools/fuzz_import.py model.tflite model.onnx --count 10000 --seed 1
 
 Each copy is truncated, has bytes or bits changed, or has 32-bit words set to values that break
 careless readers. Of an ONNX file every second copy is a sound message with wrong content: other
 lengths, operators, attributes, constants, or connections. Loading has to give a Graph without
-problems or an ImportModelError, in time.
+problems or an ImportModelError, in time. What loads is compiled and run, on the device and in
+source arithmetic, in a process of its own with bounded memory and time: it has to end with results
+or an AkidaBackendError. (Runs need a system that can fork.)
 Exit code 1 if it does not; the offending copies are kept in --keep.
 """
 
@@ -14,20 +16,29 @@ from __future__ import annotations
 
 import argparse
 import collections
+import os
 import random
+import select
+import signal
 import struct
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
-from akida_backend.errors import ImportModelError
+from akida_backend.compiler import compile as compile_model
+from akida_backend.errors import AkidaBackendError, ImportModelError
+from akida_backend.graph import AnyArray, DType, Graph, Tensor
 from akida_backend.graph_check import graph_problems
+from akida_backend.importers.tflite_file import byte_count
 from akida_backend.loading import load
+from akida_backend.session import InferenceSession
 
 WORDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
 
@@ -54,7 +65,10 @@ def damaged(content: bytes, seed: int, count: int) -> Iterator[bytes]:
         yield bytes(copy)
 
 
+_LARGE = 64  # times a tensor's bytes are taken while an operation computes, at most
+_PIPE_BYTES = 2**15  # a pipe holds them all, so that the writer never waits
 LENGTHS = (-(2**63), -1, 0, 1, 2, 3, 7, 2**15, 2**31 - 1, 2**40, 2**63 - 1)
+SOUND = ("loaded", "refused", "ran", "not run")
 REALS = (0.0, -1.0, 1e-45, 1e38, float("inf"), float("nan"))
 
 
@@ -118,15 +132,105 @@ def copies(model: Path, seed: int, count: int) -> Iterator[bytes]:
     yield from damaged_messages(content, seed, count // 2)
 
 
-def outcome(content: bytes) -> str:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What compiling and running one copy may take."""
+
+    device: str
+    seconds: float
+    megabytes: int
+
+
+def outcome(content: bytes) -> tuple[str, Graph | None]:
     """What loading gives: "loaded", "refused", or a description of what went wrong."""
     try:
         graph = load(content)
     except ImportModelError:
-        return "refused"
+        return "refused", None
+    except Exception:
+        return traceback.format_exc(), None
+    return "; ".join(graph_problems(graph)) or "loaded", graph
+
+
+def run_outcome(graph: Graph, limits: Limits) -> str:
+    """What compiling and running gives: "ran", "not run", or what went wrong.
+
+    In a process of its own, because a runtime that executes opaque operators may end it.
+    """
+    tensors = graph.tensors.values()
+    if _LARGE * max((_bytes(t) for t in tensors if t.data is None), default=0) > (
+        limits.megabytes * 2**20
+    ):
+        return "not run"  # its own tensors are what takes the memory
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of numeric libraries
+        child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            os.write(writing, _limited_run(graph, limits).encode()[-_PIPE_BYTES:])
+        finally:
+            os._exit(0)
+    os.close(writing)
+    ready, _, _ = select.select([reading], [], [], limits.seconds)
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    with os.fdopen(reading, "rb") as pipe:
+        text = pipe.read().decode()
+    _, status = os.waitpid(child, 0)
+    if not ready:
+        return f"did not compile and run within {limits.seconds} s"
+    return text or f"compiling or running ended the process: status {status}"
+
+
+def _limited_run(graph: Graph, limits: Limits) -> str:
+    _limit_memory(limits.megabytes)
+    try:
+        plan = compile_model(graph, device=limits.device, allow_uncalibrated=True)
+    except AkidaBackendError:
+        return "not run"
     except Exception:
         return traceback.format_exc()
-    return "; ".join(graph_problems(graph)) or "loaded"
+    result = "ran"
+    for emulation in ("device", "source"):
+        try:
+            session = InferenceSession(plan, emulation=emulation)
+        except Exception:
+            return traceback.format_exc()
+        try:
+            session.run(None, {n: _values(graph.tensors[n]) for n in graph.inputs})
+        except AkidaBackendError:
+            result = "not run"
+        except Exception:
+            return traceback.format_exc()
+    return result
+
+
+def _values(tensor: Tensor) -> AnyArray:
+    """Random values of a tensor, of one sample; what no array can hold is empty."""
+    choose = np.random.default_rng(0)
+    shape = [1 if length is None else length for length in tensor.shape]
+    if tensor.dtype is DType.OTHER:
+        return np.zeros(shape, np.uint8)
+    dtype = tensor.dtype.numpy
+    if tensor.dtype.is_float or dtype.kind == "b":
+        return choose.normal(size=shape).astype(dtype)
+    low, high = np.iinfo(dtype.name).min, np.iinfo(dtype.name).max
+    if tensor.dtype in (DType.INT4, DType.UINT4):
+        low, high = tensor.dtype.code_range
+    return choose.integers(low, high, shape, endpoint=True, dtype=dtype)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return byte_count(tensor.dtype, tuple(1 if n is None else n for n in tensor.shape))
+
+
+def _limit_memory(megabytes: int) -> None:
+    import resource
+
+    limit = megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def main() -> int:
@@ -136,25 +240,34 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=5.0, help="longest time for one copy")
     parser.add_argument("--megabytes", type=int, help="address space this process may take")
+    parser.add_argument("--load-only", action="store_true", help="do not compile and run")
+    parser.add_argument("--device", default="akida2", help="to compile for")
+    parser.add_argument("--run-seconds", type=float, default=60.0, help="longest time for a run")
+    parser.add_argument("--run-megabytes", type=int, default=6000, help="address space of a run")
+    parser.add_argument("--total-seconds", type=float, help="stop after this time")
     parser.add_argument("--keep", type=Path, help="folder for copies that went wrong")
     options = parser.parse_args()
     if options.megabytes is not None:
-        import resource
-
-        limit = options.megabytes * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        _limit_memory(options.megabytes)
+    limits = Limits(options.device, options.run_seconds, options.run_megabytes)
+    runs = hasattr(os, "fork") and not options.load_only
+    end = time.monotonic() + (options.total_seconds or float("inf"))
     warnings.simplefilter("error")
     tally: collections.Counter[str] = collections.Counter()
     slowest = 0.0
     for model in options.models:
         for number, copy in enumerate(copies(model, options.seed, options.count)):
             start = time.monotonic()
-            result = outcome(copy)
+            if start > end:
+                break
+            result, graph = outcome(copy)
             elapsed = time.monotonic() - start
             slowest = max(slowest, elapsed)
             if elapsed > options.seconds:
                 result = f"took {elapsed:.1f} s"
-            if result not in ("loaded", "refused"):
+            if result == "loaded" and graph is not None and runs:
+                result = run_outcome(graph, limits)
+            if result not in SOUND:
                 print(f"{model}, seed {options.seed}, copy {number}: {result}")
                 if options.keep is not None:
                     options.keep.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ from akida_backend.rewrites import (
     split_stride,
     swap_axes,
 )
-from akida_backend.rewrites.rewriting import RewriteContext, Rewritten
+from akida_backend.rewrites.rewriting import RewriteContext, Rewritten, TooLargeError
 
 Rule = Callable[[RewriteContext], Rewritten | None]
 
@@ -141,7 +141,10 @@ def _rewritten(
     for rewrite in rewrites:
         while True:
             context = RewriteContext(graph, placement, device, options, refused, kept)
-            rewritten = rewrite.apply(context)
+            try:
+                rewritten = rewrite.apply(context)
+            except TooLargeError:
+                rewritten = None
             if rewritten is None:
                 break
             graph = rewritten.graph

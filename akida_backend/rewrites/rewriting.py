@@ -20,8 +20,10 @@ from akida_backend.graph import (
     Node,
     Operation,
     Quantization,
+    Shape,
     Tensor,
 )
+from akida_backend.importers.tflite_file import MAX_TENSOR_BYTES, byte_count
 from akida_backend.options import Options
 from akida_backend.placement import Placement, key, refusals_of, started
 
@@ -74,6 +76,10 @@ class RewriteContext:
         return not isinstance(started(op, context), tuple)
 
 
+class TooLargeError(Exception):
+    """A rewrite would make a tensor that no model file may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rewritten:
     """A changed graph.
@@ -113,8 +119,23 @@ def constant(graph: Graph, wanted: str, like: Tensor, data: AnyArray) -> Tensor:
     return dataclasses.replace(like, name=name, shape=data.shape, data=data)
 
 
+def check_size(dtype: DType, shape: Shape) -> None:
+    """Ask before making a tensor whose shape a model chooses.
+
+    Raises:
+        TooLargeError: One sample takes more bytes than in any model file.
+    """
+    if byte_count(dtype, tuple(1 if n is None else n for n in shape)) > MAX_TENSOR_BYTES:
+        raise TooLargeError
+
+
 def zero_filled(weights: Tensor, shape: tuple[int, ...]) -> AnyArray:
-    """An array of `weights`' type that stands for real zeros."""
+    """An array of `weights`' type that stands for real zeros.
+
+    Raises:
+        TooLargeError: See `check_size`.
+    """
+    check_size(weights.dtype, shape)
     zero = 0
     if weights.quantization is not None and weights.quantization.is_per_tensor:
         zero = weights.quantization.single_zero_point
@@ -128,9 +149,13 @@ def identity_convolution(
 
     Weights are 0 and 1 at scale 1 and there is no bias, so the copy is exact where both tensors
     have one quantization; other channels are real zero.
+
+    Raises:
+        TooLargeError: See `check_size`.
     """
     channels = int(graph.tensors[source].shape[-1] or 0)
     filters = int(target.shape[-1] or 0)
+    check_size(DType.INT8, (filters, channels))
     data = np.zeros((filters, 1, 1, channels), np.int8)
     data[np.arange(channels) + before, 0, 0, np.arange(channels)] = 1
     name = graph.unused_name(f"{target.name}/identity")

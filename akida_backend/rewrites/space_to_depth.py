@@ -28,6 +28,7 @@ from akida_backend.rewrites.embed_kernel import embedded
 from akida_backend.rewrites.rewriting import (
     RewriteContext,
     Rewritten,
+    check_size,
     constant,
     replaced,
     zero_filled,
@@ -118,6 +119,8 @@ def _host_half(
         "phases": (batch, blocks.height, blocks.width, step.height, step.width, channels),
         "stacked": (batch, blocks.height, blocks.width, step.area * channels),
     }
+    for shape in shapes.values():
+        check_size(source.dtype, shape)
     tensors = {
         part: dataclasses.replace(source, name=graph.unused_name(f"{op.input}/{part}"), shape=shape)
         for part, shape in shapes.items()

@@ -84,21 +84,29 @@ def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "count", [1000, pytest.param(30_000, marks=pytest.mark.full)], ids=["some", "many"]
+    ("count", "options"),
+    [
+        pytest.param(1000, ["--load-only"], id="loaded"),
+        pytest.param(100, [], id="run"),
+        pytest.param(30_000, [], id="many", marks=pytest.mark.full),
+    ],
 )
-def test_random_damage_is_loaded_or_refused(tmp_path: Path, count: int) -> None:
+def test_random_damage_is_refused_or_does_no_harm(
+    tmp_path: Path, count: int, options: list[str]
+) -> None:
     model = tmp_path / "network.tflite"
     model.write_bytes(NETWORK)
-    done = fuzz(str(model), "--count", str(count), "--seconds", str(SECONDS))
+    done = fuzz(str(model), "--count", str(count), "--seconds", str(SECONDS), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "refused" in done.stdout
+    assert (" loaded" if options else " ran") in done.stdout
     assert "wrong" not in done.stdout
 
 
 @pytest.mark.full
 def test_random_damage_of_real_models_is_loaded_or_refused(shared: Path) -> None:
     models = sorted((shared / "models").rglob("*.tflite"))
-    done = fuzz(*map(str, models), "--count", "100", "--seconds", str(SECONDS))
+    done = fuzz(*map(str, models), "--count", "100", "--load-only", "--seconds", str(SECONDS))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -110,6 +118,24 @@ def test_the_fuzzer_keeps_and_reports_what_goes_wrong(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "copy 0: took" in done.stdout
     assert len(list(kept.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        pytest.param(["--run-seconds", "0"], "did not compile and run within 0.0 s", id="time"),
+        pytest.param(["--run-megabytes", "1"], " wrong", id="memory"),
+        pytest.param(["--load-only"], " loaded", id="load-only"),
+    ],
+)
+def test_the_fuzzer_bounds_what_it_runs(tmp_path: Path, limits: list[str], said: str) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("runs need a system that can fork")
+    model = tmp_path / "network.tflite"
+    model.write_bytes(NETWORK)
+    done = fuzz(str(model), "--count", "20", *limits)
+    assert done.returncode == (said != " loaded"), done.stdout + done.stderr
+    assert said in done.stdout
 
 
 # Files made to be slow or large

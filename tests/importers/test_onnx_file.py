@@ -164,6 +164,14 @@ def open_network() -> OnnxBuilder:
     return b
 
 
+@pytest.mark.parametrize("length", [0, -1])
+def test_an_axis_without_a_sound_length_needs_no_name_to_be_refused(length: int) -> None:
+    model = open_network().model()
+    for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_value = length
+    assert "\n  " in refusal(model)
+
+
 def test_an_open_axis_is_refused_by_its_name() -> None:
     message = refusal(open_network().model())
     assert "input 'x', field shape: axis 2 of [N, 2, height, width] has no fixed length" in message

@@ -15,7 +15,7 @@ from akida_backend.loading import load
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 
-import write_onnx_proof
+from model_files import model_files
 from write_onnx_proof import load_sized, prove
 
 # Models whose every operator has integer meaning.
@@ -80,7 +80,7 @@ def test_the_face_detector_has_no_operator_without_integer_meaning(shared: Path)
 def test_what_differs_is_known_with_its_cause(shared: Path) -> None:
     pytest.importorskip("onnxruntime")
     different = {}
-    for path in write_onnx_proof.models_in([shared / "models"]):
+    for path in model_files([shared / "models"], ".onnx"):
         proof = prove(path, samples=2)
         assert not proof.unexplained, proof
         if not proof.optimised.equal:

@@ -781,6 +781,14 @@ CONTRADICTIONS = [
     pytest.param(
         chain("TANH", [1, 2], [1, 2], constant(1)), "2 tensors, but TANH takes 1", id="too-many"
     ),
+    pytest.param(
+        of_type(chain("ADD", [1, 2], [1, 2], constant([[1, 2]], "int8"), table="AddOptions"), 0, 1),
+        "op 0 ADD 'y', field type: .* 'x' is int8, .* 'y' is float32",
+        id="sum-of-another-type",
+    ),
+    pytest.param(
+        of_type(conv_model(), TensorType.FLOAT32, 1), "one type are not: ", id="reals-of-codes"
+    ),
     pytest.param(absent_input(), "field inputs: input 1 is absent", id="absent-input"),
     pytest.param(bias_model(2), r"a bias of shape \[2\] for 3 output channels", id="bias-length"),
     pytest.param(

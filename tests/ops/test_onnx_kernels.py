@@ -207,6 +207,15 @@ def test_softmax_of_a_lone_value_is_one(dtype: DType) -> None:
     np.testing.assert_array_equal(codes, high)
 
 
+@CODES
+def test_softmax_on_a_scale_without_an_inverse_saturates(dtype: DType) -> None:
+    low, high = dtype.code_range
+    x = Tensor("x", dtype, (None,), Quantization.per_tensor(0.1, 3))
+    y = Tensor("y", dtype, (None,), Quantization.per_tensor(1e-45, low))
+    codes = onnx_kernels.softmax(np.array([[low, high]], dtype.numpy), x, y, -1)
+    np.testing.assert_array_equal(codes, [[high, high]])
+
+
 @pytest.mark.parametrize(
     ("kind", "function"), [("Sigmoid", onnx_kernels.logistic), ("Tanh", onnx_kernels.tanh)]
 )

@@ -141,6 +141,31 @@ def test_large_batches_are_computed_in_parts_that_agree() -> None:
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_large_maps_are_computed_in_bands_that_agree(
+    stride: int, dilation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = GraphBuilder(seed=3)
+    b.conv2d(b.input(13, 6, 2), 3, kernel=(3, 2), stride=(stride, 1), dilation=(dilation, 1))
+    graph = b.build()
+    feeds = random_inputs(graph, samples=2)
+    (whole,) = run_graph(graph, feeds).values()
+    monkeypatch.setattr("akida_backend.arithmetic.BAND_VALUES", 2 * 6 * 6 * 2 * 2)  # two rows
+    (banded,) = run_graph(graph, feeds).values()
+    np.testing.assert_array_equal(banded, whole)
+
+
+@pytest.mark.parametrize("exponent", [30, 62, 63, 100, 127])
+def test_onnx_products_beyond_any_integer_saturate(exponent: int) -> None:
+    b = GraphBuilder(0, arithmetic=Arithmetic.ONNX, per_channel=False)
+    x = b.input(1, 1, 1, scaling=(2.0**exponent, 0))
+    weights = np.full((1, 1, 1, 1), 127, np.int8)
+    y = b.conv2d(x, 1, kernel=1, bias=False, weights=weights, scaling=(2.0**-126, 3))
+    values = np.array([127, 1, 0, -1, -128], np.int8).reshape(5, 1, 1, 1)
+    assert run_graph(b.build(y), {x: values})[y].reshape(-1).tolist() == [127, 127, 3, -128, -128]
+
+
 def test_onnx_rounds_ties_to_even_after_a_float32_product() -> None:
     b = GraphBuilder(0, arithmetic=Arithmetic.ONNX, per_channel=False)
     x = b.input(1, 1, 1, scaling=(1.0, 0))

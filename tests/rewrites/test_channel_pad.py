@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from akida_backend.graph import Activation, Conv2D, DType, Graph, Pad, Quantization
 from akida_backend.rewrites.channel_pad import apply
+from akida_backend.rewrites.rewriting import TooLargeError
 from builders import GraphBuilder
 
 SPREAD = ((0, 0), (0, 0), (0, 0), (1, 2))
@@ -132,3 +133,10 @@ def test_does_not_touch_a_denied_producer() -> None:
     plan = compiled(b.build(), deny=("type:CONV_2D",))
     assert plan.programs == ()
     assert all(placed.rewrites == () for placed in plan.placement)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["widened", "identity"])
+def test_refuses_weights_of_gigabytes(*, shared: bool) -> None:
+    graph = _padded(((0, 0), (0, 0), (0, 0), (1, 2**29)), shared=shared)
+    with pytest.raises(TooLargeError):
+        rewrite_once(apply, graph)

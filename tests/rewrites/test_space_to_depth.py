@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from akida_backend.graph import Conv2D, DType, Graph, Pad, Pads, Reshape, Transpose
 from akida_backend.plan import HostSegment
+from akida_backend.rewrites.rewriting import TooLargeError
 from akida_backend.rewrites.space_to_depth import apply
 from builders import GraphBuilder, random_inputs
 
@@ -133,3 +134,11 @@ def test_leaves_the_rearranging_to_the_host_and_says_so() -> None:
     assert [type(op) for op in host.operations] == [Pad, Reshape, Transpose, Reshape]
     assert placed.segment == device.index
     assert random_inputs(graph, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_stride_of_gigabytes_stays_on_the_host(channels: int) -> None:
+    graph = _stem(size=(6, 6), kernel=(3, 3), stride=(2**31 - 1, 1), channels=channels)
+    with pytest.raises(TooLargeError):
+        rewrite_once(apply, graph)
+    assert compiled(graph).programs == ()
