@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from akida_backend.calibration_data import calibration_feeds
+from akida_backend.calibration_data import calibration_samples, digests
 from akida_backend.candidate import Candidate, device_shape
 from akida_backend.errors import InputError
 from akida_backend.execute import run_source
@@ -21,6 +22,8 @@ from akida_backend.options import Options
 from akida_backend.parameters import FloatArray, Refusal
 from akida_backend.program import Add, Akida1Layer, Code, Concatenate, InputPort, LookUpTable
 from akida_backend.simulator import encode, run_layer
+
+logger: Final = logging.getLogger("akida_backend")
 
 # Measured on MLPerf Tiny networks: 64 inputs gain, 4 are worse than none.
 FEWEST_SAMPLES: Final = 16
@@ -89,14 +92,19 @@ def calibrate(graph: Graph, options: Options) -> Calibration | None:
     """
     if options.calibration is None:
         return None
-    feeds = calibration_feeds(graph, options.calibration, options.calibration_limit)
-    calibration = Calibration(feeds)
-    if calibration.count >= FEWEST_SAMPLES:
+    samples = calibration_samples(graph, options.calibration, options.calibration_limit)
+    for note in samples.notes:
+        logger.warning("calibration: %s", note)
+    calibration = Calibration(samples.feeds)
+    found = digests(samples.feeds)
+    distinct = calibration.count * len(set(found)) // len(found)
+    if distinct >= FEWEST_SAMPLES:
         return calibration
     if options.allow_uncalibrated:
         return None
+    same = "" if distinct == calibration.count else f", {distinct} of them distinct"
     raise InputError(
-        f"calibration has {calibration.count} samples, at least {FEWEST_SAMPLES} are needed: "
+        f"calibration has {calibration.count} samples{same}; at least {FEWEST_SAMPLES} are needed: "
         "scales chosen from fewer are worse than none\n"
         "  give 64 typical inputs, or allow_uncalibrated to do without them"
     )

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import lzma
+import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +22,18 @@ from numpy.typing import NDArray
 
 from akida_backend.arithmetic import quantized
 from akida_backend.errors import InputError
-from akida_backend.graph import AnyArray, DType, Graph, Tensor
-from akida_backend.options import unknown
+from akida_backend.graph import AnyArray, DType, Graph, Quantize, Tensor
+from akida_backend.options import MOST_LISTED, unknown
 
 Data = str | os.PathLike[str] | NDArray[np.generic] | Mapping[str, NDArray[np.generic]]
 
+CUT_OFF: Final = 0.01  # share of values beyond the range that is worth a word
 MAX_BYTES: Final = 2 << 30  # of one array once unpacked: a .npz of a few KB may claim anything
 RANDOM_SAMPLES: Final = 32
 _SEED: Final = 0
 _DATA_NAME: Final = "x"
 _LABELS_NAME: Final = "y"
+_ZIP_MAGIC: Final = b"PK\x03\x04"
 _UNREADABLE: Final = (
     ValueError,
     KeyError,
@@ -54,12 +59,14 @@ class Samples:
         labels: Class index per sample, where the data has them.
         origin: Where they came from, for reports.
         path: The file, if they came from one.
+        notes: What a reader of figures on them should know.
     """
 
     feeds: Mapping[str, AnyArray]
     labels: NDArray[np.int64] | None
     origin: str
     path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -67,9 +74,20 @@ class Samples:
 
     def part(self, begin: int, end: int | None) -> Samples:
         """Samples ``begin:end``."""
-        feeds = {name: values[begin:end] for name, values in self.feeds.items()}
-        labels = None if self.labels is None else self.labels[begin:end]
-        return Samples(feeds, labels, self.origin, self.path)
+        return self._picked(lambda values: values[begin:end])
+
+    def without(self, known: Collection[bytes], batch: int | None) -> Samples:
+        """Samples whose digest is not among `known`; whole groups of a fixed batch stay or go."""
+        new = np.array([digest not in known for digest in digests(self.feeds)])
+        if batch is not None and len(new) % batch == 0:
+            new = np.repeat(new.reshape(-1, batch).all(axis=1), batch)
+        return self._picked(lambda values: values[np.repeat(new, len(values) // len(new))])
+
+    def _picked(self, pick: Callable[[AnyArray], AnyArray]) -> Samples:
+        labels = None if self.labels is None else pick(self.labels).astype(np.int64)
+        return replace(
+            self, feeds={name: pick(each) for name, each in self.feeds.items()}, labels=labels
+        )
 
 
 def read_samples(graph: Graph, data: Data | Samples) -> Samples:
@@ -87,15 +105,35 @@ def read_samples(graph: Graph, data: Data | Samples) -> Samples:
         return _from_arrays(graph, {_DATA_NAME: data}, "array")
     if isinstance(data, Mapping):
         return _from_arrays(graph, data, "arrays")
+    if not isinstance(data, str | os.PathLike):
+        raise InputError(
+            f"samples are given as a path, an array or arrays by name, not as "
+            f"{type(data).__name__}\n"
+            "  Give one array with the samples on its first axis, or {'input': array}."
+        )
     path = Path(data)
     wanted = {*graph.inputs, _DATA_NAME, _LABELS_NAME}
-    samples = _from_arrays(graph, read_arrays(path, wanted), str(path))
-    return Samples(samples.feeds, samples.labels, samples.origin, path)
+    arrays, present = read_arrays(path, wanted)
+    return replace(_from_arrays(graph, arrays, str(path), present), path=path)
 
 
-def calibration_feeds(graph: Graph, data: Data, limit: int) -> Mapping[str, AnyArray]:
-    """The first `limit` samples of `data` by input name, stored values."""
-    return first_samples(graph, read_samples(graph, data), limit).feeds
+def calibration_samples(graph: Graph, data: Data, limit: int) -> Samples:
+    """The first `limit` samples of `data`."""
+    return first_samples(graph, read_samples(graph, data), limit)
+
+
+def digests(feeds: Mapping[str, AnyArray]) -> list[bytes]:
+    """One per sample, equal for equal ones.
+
+    Inputs of a fixed batch may differ in their rows; then a sample is the least that has whole
+    rows of each.
+    """
+    count = math.gcd(*map(len, feeds.values()))
+    hashes = [hashlib.sha256() for _ in range(count)]
+    for _, values in sorted(feeds.items()):
+        for sum_, part in zip(hashes, np.split(values, count), strict=True):
+            sum_.update(part.tobytes())
+    return [sum_.digest() for sum_ in hashes]
 
 
 def first_samples(graph: Graph, samples: Samples, limit: int | None) -> Samples:
@@ -130,7 +168,12 @@ def _random(generator: np.random.Generator, tensor: Tensor, shape: tuple[int, ..
     return generator.integers(low, high, shape, endpoint=True).astype(tensor.dtype.numpy)
 
 
-def _from_arrays(graph: Graph, arrays: Mapping[str, AnyArray], origin: str) -> Samples:
+def _from_arrays(
+    graph: Graph,
+    arrays: Mapping[str, AnyArray],
+    origin: str,
+    present: Collection[str] | None = None,
+) -> Samples:
     if all(name in arrays for name in graph.inputs):
         by_input = {name: arrays[name] for name in graph.inputs}
     elif _DATA_NAME in arrays and len(graph.inputs) == 1:
@@ -139,14 +182,43 @@ def _from_arrays(graph: Graph, arrays: Mapping[str, AnyArray], origin: str) -> S
         raise InputError(
             f"{origin}: no data for the model's inputs\n"
             f"  expected arrays {', '.join(repr(n) for n in graph.inputs)}"
-            f"{' or x' if len(graph.inputs) == 1 else ''}; found {', '.join(arrays) or 'none'}"
+            f"{' or x' if len(graph.inputs) == 1 else ''}; "
+            f"found {_listed(arrays if present is None else present)}"
         )
     feeds = stored_feeds(graph, by_input, origin)
     labels = arrays.get(_LABELS_NAME)
-    samples = Samples(feeds, None, origin)
+    notes = [_cut_off(graph, name, np.asarray(given), origin) for name, given in by_input.items()]
+    samples = Samples(feeds, None, origin, notes=tuple(filter(None, notes)))
     if labels is None:
         return samples
-    return Samples(feeds, _labels(labels, samples.count, origin), origin)
+    return replace(samples, labels=_labels(labels, samples.count, origin))
+
+
+def _cut_off(graph: Graph, name: str, given: AnyArray, origin: str) -> str:
+    """What is said of float values that saturate on the way in; nothing of a few."""
+    tensor = graph.tensors[name]
+    readers = graph.consumers.get(name, ())
+    if tensor.dtype.is_float and readers and all(isinstance(op, Quantize) for op in readers):
+        tensor = graph.tensors[readers[0].outputs[0]]
+    if given.dtype.kind != "f" or not _takes_reals(tensor) or tensor.quantization is None:
+        return ""
+    low, high = tensor.real_range
+    step = tensor.quantization.single_scale
+    values = given.astype(np.float32, copy=False)
+    share = np.count_nonzero((values < low - step) | (values > high + step)) / max(values.size, 1)
+    if share <= CUT_OFF:
+        return ""
+    return (
+        f"{origin}: {100 * share:.0f} % of the values lie outside {low:.4g}..{high:.4g}, the range "
+        f"of input '{name}'; they were cut off"
+    )
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = [repr(str(name)) for name in itertools.islice(names, MOST_LISTED)]
+    if len(names) > MOST_LISTED:
+        shown.append(f"and {len(names) - MOST_LISTED} more")
+    return ", ".join(shown) or "none"
 
 
 def _labels(labels: AnyArray, count: int, origin: str) -> NDArray[np.int64]:
@@ -272,8 +344,11 @@ def _found(array: AnyArray) -> str:
     return text
 
 
-def read_arrays(path: Path, wanted: set[str]) -> dict[str, AnyArray]:
+def read_arrays(path: Path, wanted: set[str]) -> tuple[dict[str, AnyArray], list[str]]:
     """Arrays of a .npz by name, those in `wanted` only, or the array of a .npy as ``x``.
+
+    Returns:
+        The arrays, and the names of all that the file holds.
 
     Raises:
         InputError: No such file, another format, damaged, pickled objects, or too large.
@@ -281,19 +356,26 @@ def read_arrays(path: Path, wanted: set[str]) -> dict[str, AnyArray]:
     with _readable(path):
         if zipfile.is_zipfile(path):
             arrays: dict[str, AnyArray] = {}
+            present = []
             with zipfile.ZipFile(path) as archive:
                 for entry in archive.infolist():
                     name = entry.filename.removesuffix(".npy")
+                    if name != entry.filename:
+                        present.append(name)
                     if name in wanted and name != entry.filename:
                         with archive.open(entry) as member:
                             _check_claim(member, entry.file_size)
                         with archive.open(entry) as member:
                             arrays[name] = npy.read_array(member, allow_pickle=False)
-            return arrays
+            return arrays, present
         with path.open("rb") as file:
+            if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
+                raise ValueError("it begins as a .npz, but its end is missing or damaged")
+            file.seek(0)
             _check_claim(file, path.stat().st_size)
             file.seek(0)
-            return {_DATA_NAME: np.asarray(npy.read_array(file, allow_pickle=False))}
+            array = np.asarray(npy.read_array(file, allow_pickle=False))
+            return {_DATA_NAME: array}, [_DATA_NAME]
 
 
 def _check_claim(file: IO[bytes], size: int) -> None:

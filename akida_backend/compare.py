@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from akida_backend.calibration_data import (
     Data,
     Samples,
+    calibration_samples,
+    digests,
     first_samples,
     random_samples,
     read_samples,
@@ -24,8 +26,8 @@ from akida_backend.ceiling import unrounded_output
 from akida_backend.compiled import plan_of, with_run_options
 from akida_backend.compiler import SUPPORTED_GENERATIONS
 from akida_backend.compiler import compile as compile_model
+from akida_backend.devices import Device, devices
 from akida_backend.devices import device as find_device
-from akida_backend.devices import devices
 from akida_backend.errors import InputError
 from akida_backend.execute import Execution, Executor, parts, run_source, sample_count
 from akida_backend.graph import AnyArray, Dequantize, Graph, Quantize, Reshape, Softmax, Tensor
@@ -33,10 +35,18 @@ from akida_backend.loading import load
 from akida_backend.options import Options, unknown
 from akida_backend.original_runtimes import OriginalRuntime, chosen_runtimes, open_model
 from akida_backend.plan import Plan
-from akida_backend.report import SCHEMA_VERSION, Json, model_json, quantizer_json
+from akida_backend.report import (
+    SCHEMA_VERSION,
+    Json,
+    model_json,
+    quantizer_json,
+    summary_json,
+)
 from akida_backend.runtime_host import host_name
 
 Reals = NDArray[np.float64]
+
+logger: Final = logging.getLogger("akida_backend")
 
 ALL_DEVICES: Final = "all"
 DECISIVE_STEPS: Final = 2
@@ -59,7 +69,7 @@ def compare(
     model: str | os.PathLike[str] | bytes | Graph | Plan,
     data: Data | Samples | None = None,
     *,
-    device: str | None = None,
+    device: str | Device | None = None,
     limit: int | None = None,
     output: str | None = None,
     per_layer: bool = False,
@@ -74,7 +84,7 @@ def compare(
             options; emulation, host and fallback may change.
         data: .npz or .npy path, array, or arrays by name: the inputs by name or ``x``, and
             perhaps class indices ``y``. None: seeded random samples, without accuracy.
-        device: Name of a device profile, or ``all``; by default the plan's, or ``akida2``.
+        device: A device or its name, or ``all``; by default the plan's, or ``akida2``.
         limit: Samples used at most, the first ones.
         output: Name of the output that is compared; by default the first.
         per_layer: Also compare every device tensor with the source tensor of its name.
@@ -99,7 +109,7 @@ def compare(
         raise InputError("per_layer compares one device; name one instead of 'all'")
     graph, chosen = plans[0].graph, plans[0].options
     name = _output_name(graph, output)
-    samples, notes, random = _samples(graph, data, chosen, limit)
+    samples, notes, random = _samples(plans[0], data, limit)
     if plans[0].compiled_by and chosen.calibration is not None and not random:
         notes.append(
             f"the saved plan was calibrated on '{chosen.calibration}': on the same samples its "
@@ -116,12 +126,21 @@ def compare(
         if progress is not None:
             progress(done, total)
     results = study.results(samples.labels, samples.origin)
+    idle = [plan.device.name for plan in plans if not plan.programs]
+    if idle:
+        notes.append(
+            f"nothing of the model runs on {', '.join(idle)}: its figures compare the source with "
+            "itself; inspect says why"
+        )
     if results[1]["cosine"] is None:
         notes.append("no ceiling: the compared tensor is not written by a convolution or product")
     report: Json = {
         "schema_version": SCHEMA_VERSION,
         "model": model_json(graph),
         "device": ALL_DEVICES if len(plans) > 1 else plans[0].device.name,
+        "placement": [
+            {"device": plan.device.name, "summary": summary_json(plan)} for plan in plans
+        ],
         "host": host_name(graph, chosen.host),
         "data": {
             "origin": samples.origin,
@@ -145,7 +164,7 @@ def compare(
 
 def _plans(
     model: str | os.PathLike[str] | bytes | Graph | Plan,
-    device: str | None,
+    device: str | Device | None,
     options: Mapping[str, object],
 ) -> list[Plan]:
     plan = plan_of(model)
@@ -153,7 +172,8 @@ def _plans(
         return [with_run_options(plan, device, options)]
     graph = model if isinstance(model, Graph) else load(model)
     wanted = device or Options().device
-    names = comparable_devices(options) if wanted.casefold() == ALL_DEVICES else (wanted,)
+    every = isinstance(wanted, str) and wanted.casefold() == ALL_DEVICES
+    names = comparable_devices(options) if every else (wanted,)
     return [compile_model(graph, device=name, **options) for name in names]
 
 
@@ -178,9 +198,10 @@ def _output_name(graph: Graph, output: str | None) -> str:
 
 
 def _samples(
-    graph: Graph, data: Data | Samples | None, options: Options, limit: int | None
+    plan: Plan, data: Data | Samples | None, limit: int | None
 ) -> tuple[Samples, list[str], bool]:
     """What to evaluate on, what must be said about it, and whether it is random."""
+    graph = plan.graph
     if limit is not None and limit < 1:
         raise InputError(f"limit needs a number of at least 1, got {limit}")
     if data is None:
@@ -188,26 +209,37 @@ def _samples(
         notes = ["random inputs: figures on real data differ, and there is no accuracy"]
         return first_samples(graph, samples, limit), notes, True
     samples = read_samples(graph, data)
-    notes = []
-    if _same_data(data, options.calibration):
-        total, used = samples.count, options.calibration_limit
-        samples = samples.part(used, None)
+    notes = list(samples.notes)
+    for note in notes:
+        logger.warning("%s", note)
+    used = _used_for_calibration(plan)
+    if used:
+        total, samples = samples.count, samples.without(used, graph.batch)
         if not samples.count:
             raise InputError(
                 f"{samples.origin}: all {total} samples are used for calibration\n"
                 "  lower calibration_limit or give other data"
             )
-        notes.append(f"the first {used} samples were used for calibration and are left out")
+        if samples.count < total:
+            notes.append(
+                f"{total - samples.count} of {total} samples were used for calibration and are "
+                "left out"
+            )
     return first_samples(graph, samples, limit), notes, False
 
 
-def _same_data(data: object, calibration: object) -> bool:
-    if data is calibration:
-        return True
-    if not isinstance(data, str | os.PathLike) or not isinstance(calibration, str | os.PathLike):
-        return False
-    first, second = Path(data), Path(calibration)
-    return first.exists() and second.exists() and first.samefile(second)
+def _used_for_calibration(plan: Plan) -> Collection[bytes]:
+    """Digests of the samples that chose the scales, as far as they are at hand."""
+    options = plan.options
+    if options.calibration is None:
+        return ()
+    try:
+        samples = calibration_samples(plan.graph, options.calibration, options.calibration_limit)
+    except InputError:
+        if plan.compiled_by:  # a saved plan only knows their file's name
+            return ()
+        raise
+    return frozenset(digests(samples.feeds))
 
 
 def score_chain(graph: Graph, output: str) -> tuple[str, ...]:
@@ -307,7 +339,7 @@ class _Study:
             for program in plan.programs
             for layer in program.layers
             if per_layer
-            and layer.output in graph.tensors
+            and layer.output in graph.producers
             and self._executors[0].emulation == "device"
         }
 
@@ -357,8 +389,10 @@ class _Study:
     def results(self, labels: NDArray[np.int64] | None, origin: str) -> list[Json]:
         source = np.concatenate(self._source.scores)
         outputs = np.concatenate(self._source.outputs)
-        scores_judge = _Judge.of(self.graph, self.chain[-1], source, labels, origin)
-        output_judge = _Judge.of(self.graph, self.output, outputs, labels, origin)
+        scores_judge, output_judge = (
+            _Judge.of(self.graph, self.output, name, values, labels, origin)
+            for name, values in ((self.chain[-1], source), (self.output, outputs))
+        )
         self.decisive = None if scores_judge.decisive is None else int(scores_judge.decisive.sum())
         rows: list[Json] = []
         originals = (row for _, row in self._originals)
@@ -377,11 +411,14 @@ class _Study:
                     else dict(_NO_METRICS),
                 }
             )
+        for metrics in (rows[0], rows[0]["output"]):
+            metrics["agreement_error"] = None  # with itself
         return rows
 
     def layers(self) -> list[Json]:
         return [
             {
+                "index": self.graph.producers[name].location.index,
                 "name": name,
                 "sqnr_db": difference.sqnr_db,
                 "max_abs_diff": _finite(difference.largest),
@@ -408,10 +445,16 @@ class _Judge:
 
     @classmethod
     def of(
-        cls, graph: Graph, name: str, source: Reals, labels: NDArray[np.int64] | None, origin: str
+        cls,
+        graph: Graph,
+        output: str,
+        name: str,
+        source: Reals,
+        labels: NDArray[np.int64] | None,
+        origin: str,
     ) -> _Judge:
         tensor = graph.tensors[name]
-        if not _are_scores(graph, tensor):
+        if _are_positions(graph, output) or not _are_scores(graph, tensor):
             return cls(source, None, is_scores=False, decisive=None)
         _, classes = source.shape
         if labels is not None and not (
@@ -456,10 +499,16 @@ class _Judge:
 
 
 def standard_error(share: float | None, samples: int) -> float | None:
-    """Of a share of few samples; None of as many as need none."""
+    """Of a share p of few (n) samples, sqrt(p (1 - p) / n); None of as many as need none.
+
+    At 0 and 1 that would be 0, as if 3 of 3 samples proved a share of 1: there p is the rule of
+    succession's (k + 1) / (n + 2) with k = 0 or n.
+    """
     if share is None or samples >= FEW_SAMPLES:
         return None
-    return math.sqrt(share * (1.0 - share) / samples)
+    least = 1.0 / (samples + 2)
+    known = min(max(share, least), 1.0 - least)
+    return math.sqrt(known * (1.0 - known) / samples)
 
 
 def _are_scores(graph: Graph, tensor: Tensor) -> bool:
@@ -470,6 +519,12 @@ def _are_scores(graph: Graph, tensor: Tensor) -> bool:
     inputs = {graph.tensors[name].values_per_sample for name in graph.inputs}
     rebuilt = graph.batch is None and tensor.values_per_sample in inputs
     return not rebuilt and (graph.batch is None or tensor.shape[0] == graph.batch)
+
+
+def _are_positions(graph: Graph, output: str) -> bool:
+    """One number for each of many positions, a column (positions, 1), as detectors give."""
+    walked = (graph.tensors[name].shape for name in score_chain(graph, output))
+    return any(len(shape) == 3 and shape[2] == 1 for shape in walked)
 
 
 def _reals(tensor: Tensor, stored: AnyArray) -> Reals:

@@ -23,6 +23,7 @@ from akida_backend.advice.model import (
     OtherDevice,
     Proposal,
 )
+from akida_backend.devices import Device
 from akida_backend.graph import Graph
 from akida_backend.loading import load
 
@@ -44,7 +45,7 @@ __all__ = [
 Model = Graph | str | os.PathLike[str] | bytes
 
 
-def advise(model: Model, device: str = "akida2", **options: object) -> Advice:
+def advise(model: Model, device: str | Device = "akida2", **options: object) -> Advice:
     """What runs on a device, and the smallest changes that would place the rest.
 
     Every proposal was compiled: it is listed only where the device takes the operator then.
@@ -53,7 +54,7 @@ def advise(model: Model, device: str = "akida2", **options: object) -> Advice:
 
     Args:
         model: A Graph, or what `load` takes.
-        device: Name of a device profile.
+        device: A device or its name.
         options: Fields of `Options`.
 
     Raises:
@@ -93,12 +94,14 @@ class Compatible:
         return write_proven(self.graph, self.advice.plan.graph, path)
 
 
-def create_from_model(model: Model, device: str = "akida2", **options: object) -> Compatible:
+def create_from_model(
+    model: Model, device: str | Device = "akida2", **options: object
+) -> Compatible:
     """The model as the device takes it, as far as that changes no value.
 
     Args:
         model: A Graph, or what `load` takes.
-        device: Name of a device profile.
+        device: A device or its name.
         options: Fields of `Options`.
 
     Raises:

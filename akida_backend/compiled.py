@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from akida_backend.compiler import compile as compile_model
+from akida_backend.devices import Device
 from akida_backend.devices import device as find_device
 from akida_backend.errors import InputError
 from akida_backend.graph import Graph
@@ -24,14 +25,14 @@ RUN_OPTIONS: Final = ("emulation", "threads", "host", "fallback")
 
 def compiled(
     model: str | os.PathLike[str] | bytes | Graph | Plan,
-    device: str | None,
+    device: str | Device | None,
     options: Mapping[str, object],
 ) -> Plan:
     """The plan of a model, or the given plan.
 
     Args:
         model: Path, bytes, Graph or Plan; path or bytes of a saved plan, too.
-        device: Name of a device profile, None for the plan's or the default.
+        device: A device or its name, None for the plan's or the default.
         options: Fields of `Options`; with a plan those of `RUN_OPTIONS`.
 
     Raises:
@@ -79,7 +80,9 @@ def _is_plan_file(path: Path) -> bool:
         return False
 
 
-def with_run_options(plan: Plan, device: str | None, options: Mapping[str, object]) -> Plan:
+def with_run_options(
+    plan: Plan, device: str | Device | None, options: Mapping[str, object]
+) -> Plan:
     """The plan with other options of running.
 
     Raises:
@@ -109,7 +112,7 @@ def with_run_options(plan: Plan, device: str | None, options: Mapping[str, objec
     return dataclasses.replace(plan, options=dataclasses.replace(plan.options, **changes))
 
 
-def _is_for(plan: Plan, device: str) -> bool:
+def _is_for(plan: Plan, device: str | Device) -> bool:
     try:
         return find_device(device).name == plan.device.name
     except InputError:

@@ -7,6 +7,7 @@ round; the set of device operations only shrinks, so the rounds end.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
@@ -19,10 +20,10 @@ from akida_backend.constraints import Violation, graph_violation
 from akida_backend.devices import Device
 from akida_backend.devices import device as find_device
 from akida_backend.errors import InputError
-from akida_backend.graph import Graph, Operation
+from akida_backend.graph import FoldedOperation, Graph, Operation
 from akida_backend.importers.tflite_operators import OPERATOR_TYPES
 from akida_backend.loading import load
-from akida_backend.options import Options, unknown
+from akida_backend.options import MOST_LISTED, Options, unknown
 from akida_backend.partition import (
     Region,
     partition,
@@ -31,20 +32,28 @@ from akida_backend.partition import (
 from akida_backend.placement import key
 from akida_backend.plan import Plan
 from akida_backend.policy import apply_fallback
+from akida_backend.report import short_name
 from akida_backend.rewrites import legalise
-from akida_backend.segments import LoweredSegment, lower_region
+from akida_backend.segments import (
+    LoweredSegment,
+    SegmentRefusal,
+    further_refusals,
+    lower_region,
+)
 
 SUPPORTED_GENERATIONS = (1, 2)
 
 
 def compile(
-    model: Graph | str | os.PathLike[str] | bytes, device: str = "akida2", **options: object
+    model: Graph | str | os.PathLike[str] | bytes,
+    device: str | Device = "akida2",
+    **options: object,
 ) -> Plan:
     """Decide what runs on the device, and lower it to programs.
 
     Args:
         model: A Graph, or what `load` takes.
-        device: Name of a device profile.
+        device: A device or its name.
         options: Fields of `Options`.
 
     Raises:
@@ -53,10 +62,12 @@ def compile(
             Akida 1.0 also where there is none and `allow_uncalibrated` is not set.
         FallbackError: `fallback` forbids what would stay on the host.
     """
-    chosen = Options.parse({**options, "device": device})
-    target = find_device(chosen.device)
+    target = find_device(device)
+    chosen = Options.parse({**options, "device": target.name})
     graph = model if isinstance(model, Graph) else load(model)
     calibration = calibrate(graph, chosen)
+    if calibration is None:  # reports must not speak of inputs that were not used
+        chosen = dataclasses.replace(chosen, calibration=None)
     plan = _compile(graph, target, chosen, calibration)
     apply_fallback(plan, chosen.fallback)
     return plan
@@ -80,20 +91,27 @@ def _denied(graph: Graph, device: Device, options: Options) -> dict[int, tuple[V
     Raises:
         InputError: An entry is no operator type, or names no operator of the model.
     """
-    known = dict.fromkeys(
-        label
-        for op in (*graph.operations, *graph.folded)
-        for label in (f"type:{op.location.type}", f"name:{op.location.name}")
-    )
+    every = (*graph.operations, *graph.folded)
+    known = dict.fromkeys(label for op in every for label in _labels(op))
     known.update(dict.fromkeys(f"type:{name}" for name in OPERATOR_TYPES))
     for entry in (*options.allow, *options.deny):
         if entry not in known:
-            kind = entry.partition(":")[0] + ":"
-            alike = tuple(label for label in known if label.startswith(kind))
-            raise InputError(unknown("entry of allow or deny", entry, alike))
+            shown = [op for op in every if f"name:{short_name(op.location.name)}" == entry]
+            if shown:
+                numbers = ", ".join(f"op:{op.location.index}" for op in shown[:MOST_LISTED])
+                more = f" and {len(shown) - MOST_LISTED} more" if shown[MOST_LISTED:] else ""
+                raise InputError(
+                    f"entry of allow or deny '{entry}': is a shortened name\n"
+                    f"  give the number of the operator: {numbers}{more}"
+                )
+            form, _, given = entry.partition(":")
+            alike = tuple(label[len(form) + 1 :] for label in known if label.startswith(f"{form}:"))
+            kind = {"op": "number"}.get(form, form)
+            text = unknown(f"operator {kind} in allow or deny", given, alike)
+            raise InputError(f"{text}\n  an operator's number in reports is an entry, too: op:12")
     refused: dict[int, tuple[Violation, ...]] = {}
     for op in graph.operations:
-        labels = {f"type:{op.location.type}", f"name:{op.location.name}"}
+        labels = set(_labels(op))
         denied = sorted(labels & set(options.deny))
         for index in op.sources:
             if denied:
@@ -103,6 +121,13 @@ def _denied(graph: Graph, device: Device, options: Options) -> dict[int, tuple[V
                 found = "in no allow entry"
                 refused[index] = (graph_violation("POLICY-NOT-ALLOWED", found, device),)
     return refused
+
+
+def _labels(op: Operation | FoldedOperation) -> list[str]:
+    """What allow and deny lists may call it."""
+    indices = (op.location.index,) if isinstance(op, FoldedOperation) else op.sources
+    numbers = (f"op:{index}" for index in indices)
+    return [f"type:{op.location.type}", f"name:{op.location.name}", *numbers]
 
 
 def _round(
@@ -142,22 +167,23 @@ def _round(
             result = lower_akida1(region, changed, device, name, measured, arriving, options)
         else:
             result = lower_region(region, changed, device, options, name, measured)
-        if not isinstance(result, LoweredSegment):
-            violation = graph_violation(result.refusal.code, result.refusal.found, device)
-            # A sum too large for its buffer leaves the convolution without the average.
-            summed = result.refusal.code == "LOWER-POST-OP" and result.candidate.average
-            unfit.update(_all_sources(summed or result.candidate.base, violation))
-            if device.generation == 2:
-                return unfit
+        if isinstance(result, LoweredSegment):
+            lowered.append(result)
             continue
-        lowered.append(result)
+        unfit.update(_refusal(result, device))
+        if device.generation == 2:
+            for further in further_refusals(region, result, changed, device, options, measured):
+                unfit.update(_refusal(further, device))
     if unfit:
         return unfit
     return Outcome(legalised, regions, tuple(lowered), loose)
 
 
-def _all_sources(op: Operation, violation: Violation) -> dict[int, tuple[Violation, ...]]:
-    return dict.fromkeys(op.sources, (violation,))
+def _refusal(found: SegmentRefusal, device: Device) -> dict[int, tuple[Violation, ...]]:
+    violation = graph_violation(found.refusal.code, found.refusal.found, device)
+    # A sum too large for its buffer leaves the convolution without the average.
+    summed = found.refusal.code == "LOWER-POST-OP" and found.candidate.average
+    return dict.fromkeys((summed or found.candidate.base).sources, (violation,))
 
 
 def _stranded_pools(

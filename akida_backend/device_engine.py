@@ -28,8 +28,13 @@ def open_engine(program: Program, *, threads: int = 1) -> DeviceEngine:
     """
     status = engine_status()
     if status.library is None:
-        _say_why_slow(f"no native engine, {status.problem}")
+        _warn(
+            "programs run in the numpy reference, exact but slow: no native engine, "
+            f"{status.problem}"
+        )
         return Simulator(program)
+    if status.problem is not None:
+        _warn(status.problem)
     return NativeEngine(program, threads=threads)
 
 
@@ -42,6 +47,6 @@ def engine_name() -> str:
 
 
 @cache
-def _say_why_slow(reason: str) -> None:
+def _warn(text: str) -> None:
     """Once in a process."""
-    logger.warning("akida-backend: programs run in the numpy reference, exact but slow: %s", reason)
+    logger.warning("akida-backend: %s", text)

@@ -72,12 +72,19 @@ def devices() -> tuple[Device, ...]:
     return tuple(_table().values())
 
 
-def device(name: str) -> Device:
+def device(name: str | Device) -> Device:
     """The device of a name: without regard to case, MetaTF names such as ``AKD1000()`` too.
 
     Raises:
         InputError: No such device; the nearest name and all names are given.
     """
+    if isinstance(name, Device):
+        name = name.name
+    if not isinstance(name, str):
+        raise InputError(
+            f"a device is given by its name, not as {type(name).__name__}\n"
+            f"  known: {', '.join(_table())}"
+        )
     wanted = _key(name)
     for known in devices():
         names = (known.name, known.metatf_name or known.name)

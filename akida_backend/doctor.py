@@ -13,7 +13,7 @@ from typing import Final
 import akida_backend
 from akida_backend.device_engine import engine_name
 from akida_backend.document import Document, Heading, Items, Lines, Table
-from akida_backend.engine import NOT_BUILT, engine_status
+from akida_backend.engine import HOW_TO_GET, NOT_BUILT, engine_status
 from akida_backend.report import SCHEMA_VERSION, Json
 from akida_backend.runtime_host import installed_runtime, works_with_numpy
 
@@ -40,7 +40,7 @@ PACKAGES: Final = (
     Package("flatbuffers", "flatbuffers", "TFLite models cannot be read", needed=True),
     Package("tflite", "tflite", "TFLite models cannot be read", needed=True),
     Package("onnx", "onnx", "ONNX models cannot be read", needed=True),
-    Package("rich", "rich", "no tables and progress bars", needed=True),
+    Package("rich", "rich", "no progress bars", needed=True),
     Package(
         "ai-edge-litert",
         "ai_edge_litert",
@@ -85,7 +85,12 @@ def diagnose() -> Json:
             problems.append(f"{package.name} {version} needs numpy below 2: pip install 'numpy<2'")
     runtime = installed_runtime()
     engine = engine_status()
-    if engine.problem not in (None, NOT_BUILT):
+    if engine.problem == NOT_BUILT:
+        problems.append(
+            "no native library: no execution provider, no delegate, and simulation by the slow "
+            f"numpy reference. {HOW_TO_GET}"
+        )
+    elif engine.problem is not None:
         problems.append(f"native engine: {engine.problem}")
     return {
         "schema_version": SCHEMA_VERSION,

@@ -33,6 +33,10 @@ from akida_backend.simulator import wrong_input
 
 ABI: Final = 2
 NOT_BUILT: Final = "not built with this installation (no C++ compiler that works)"
+HOW_TO_GET: Final = (
+    "Install a C++17 compiler (g++ or clang++), then akida-backend again: pip install "
+    "--force-reinstall --no-deps, from the same place."
+)
 _SUFFIX: Final = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _NAME: Final = f"libakida_backend{_SUFFIX}"
 

@@ -14,6 +14,7 @@ from akida_backend.graph import Graph
 from akida_backend.importers.tflite import read_tflite
 from akida_backend.importers.tflite_file import IDENTIFIER
 from akida_backend.sealed_bytes import PLAN_MAGIC
+from akida_backend.tflite_records import PROGRAM_OPERATOR
 
 if TYPE_CHECKING:
     import onnx
@@ -46,6 +47,10 @@ def load(
             return _read(bytes(model), name or "model", None, lengths)
         case str() | os.PathLike():
             path = os.fspath(model)
+            if not path:
+                raise InputError(
+                    "the path of the model is empty\n  Give the path of a .tflite or .onnx file."
+                )
             content = _content(Path(path), name or path)
             return _read(content, name or path, Path(path).parent, lengths)
         case _ if _is_proto(model):
@@ -106,6 +111,17 @@ def _read_onnx(
     return read_onnx(content, label, folder=folder)
 
 
+def _not_compiled(graph: Graph) -> Graph:
+    if any(op.location.type == PROGRAM_OPERATOR for op in graph.operations):
+        raise ImportModelError(
+            graph.name,
+            f"is a compiled model: device segments are operators '{PROGRAM_OPERATOR}'",
+            remedy="Run it in LiteRT or tflite-runtime with the delegate "
+            "akida_backend.tflite.load_delegate(), or give the model it was compiled from.",
+        )
+    return graph
+
+
 def _read(content: bytes, label: str, folder: Path | None, lengths: Mapping[str, int]) -> Graph:
     if content[4:8] == IDENTIFIER:
         if lengths:
@@ -113,12 +129,13 @@ def _read(content: bytes, label: str, folder: Path | None, lengths: Mapping[str,
                 f"{label}: dimensions are for ONNX models\n"
                 "  A TFLite file holds its sizes: convert it again with others."
             )
-        return read_tflite(content, label)
+        return _not_compiled(read_tflite(content, label))
     if content.startswith(PLAN_MAGIC):
         raise ImportModelError(
             label,
             "is a compiled plan, not a model",
-            remedy="Give it to InferenceSession, or to the commands run, compare and inspect.",
+            remedy="Give the model it was made of; run, compare, inspect and InferenceSession take "
+            "plans.",
         )
     # An ONNX file starts with its IR version, a small number in protobuf field 1, or, from some
     # writers, with the graph.

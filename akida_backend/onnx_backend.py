@@ -57,6 +57,11 @@ class Prepared(BackendRep):
     """
 
     def __init__(self, model: onnx.ModelProto, device: str, options: Mapping[str, object]) -> None:
+        if not isinstance(model, onnx.ModelProto):
+            raise InputError(
+                f"prepare needs an onnx.ModelProto, found {type(model).__name__}\n"
+                "  Give what onnx.load reads from a path."
+            )
         self._inputs = _fed(model)
         self._outputs = tuple(output.name for output in model.graph.output)
         self.plan: Plan | None = None
@@ -273,7 +278,7 @@ class HostModel:
         first, *_ = problem.splitlines() or [""]
         return UnsupportedOperationError(
             f"the model cannot be run on the host: {first}\n"
-            "  Install onnxruntime, or a newer one: pip install 'akida-backend[onnxruntime]'."
+            "  Install onnxruntime, or a newer one: akida-backend with its extra 'onnxruntime'."
         )
 
 

@@ -33,7 +33,7 @@ import onnx
 
 from akida_backend.compiler import compile as compile_model
 from akida_backend.devices import device as find_device
-from akida_backend.engine import engine_status
+from akida_backend.engine import HOW_TO_GET, engine_status
 from akida_backend.epcontext import PROVIDER
 from akida_backend.errors import (
     AkidaBackendError,
@@ -74,7 +74,7 @@ def library_path() -> Path:
     status = engine_status()
     if status.library is None:
         raise EngineError(
-            f"no execution provider: {status.problem}\n"
+            f"no execution provider: {status.problem}\n  {HOW_TO_GET}\n"
             "  The simulator does not need it: akida_backend.InferenceSession."
         )
     return status.library
@@ -194,7 +194,7 @@ def _onnxruntime() -> ModuleType:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise UnsupportedOperationError(
-            "onnxruntime is not installed\n  pip install 'akida-backend[onnxruntime]'"
+            "onnxruntime is not installed\n  Install akida-backend with its extra 'onnxruntime'."
         ) from error
 
 

@@ -35,7 +35,8 @@ class Options:
         host: Who runs host segments: reference arithmetic, or an installed runtime.
         fallback: ``allow``; ``warn``: one line when work stays on the host; ``error``: refuse
             then; ``strict``: refuse also for boundary operations.
-        allow: Only these run on the device: ``type:CONV_2D``, ``name:conv_1``. Empty: all.
+        allow: Only these run on the device: ``type:CONV_2D``, ``name:conv_1``, or ``op:12``, the
+            number in reports. Empty: all.
         deny: These never run on the device, same form.
         max_partitions: Largest number of device segments, 0 for any.
         min_partition_macs: Segments with fewer MACs go to the host.
@@ -102,16 +103,31 @@ _FLAGS: Final = (
 _LISTS: Final = ("allow", "deny")
 
 
-MOST_LISTED: Final = 60
+LISTED_LENGTH: Final = 400  # characters of names that are listed: all options fit
+MOST_LISTED: Final = 5  # names, where all are longer
 
 
 def unknown(kind: str, name: str, known: tuple[str, ...]) -> str:
-    """Text for a name that is not known: the nearest one and all of them."""
+    """Text for a name that is not known: the nearest one, and all or some of them."""
     by_lower = {entry.lower(): entry for entry in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
-    hint = f"; did you mean '{by_lower[near[0]]}'?" if near else ""
-    listed = ", ".join(known) if len(known) <= MOST_LISTED else f"{len(known)} others"
+    near = difflib.get_close_matches(name.lower(), by_lower, n=9, cutoff=0.4)
+    near.sort(key=lambda entry: _likeness(entry, name.lower()), reverse=True)
+    nearest = [by_lower[entry] for entry in near]
+    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    listed = ", ".join(known)
+    if len(listed) > LISTED_LENGTH:
+        few = list(dict.fromkeys((*nearest, *known)))[:MOST_LISTED]
+        while len(few) > 1 and sum(map(len, few)) > LISTED_LENGTH:
+            few.pop()
+        listed = f"{', '.join(few)}, and {len(known) - len(few)} more"
     return f"unknown {kind} '{name}'{hint}\n  known: {listed}"
+
+
+def _likeness(entry: str, name: str) -> tuple[float, int]:
+    """Of equally near names, one that begins alike is meant."""
+    matcher = difflib.SequenceMatcher(None, entry, name)
+    first = matcher.get_matching_blocks()[0]
+    return matcher.ratio(), first.size if first.a == first.b == 0 else 0
 
 
 def _value(name: str, value: object) -> object:
@@ -138,14 +154,14 @@ def _value(name: str, value: object) -> object:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, (tuple, list)):
             raise InputError(
-                f"option '{name}' needs a list of type:... and name:..., got {value!r}"
+                f"option '{name}' needs a list of type:..., name:... and op:..., got {value!r}"
             )
         entries = tuple(str(part).strip() for part in parts if str(part).strip())
         for entry in entries:
-            if not entry.startswith(("type:", "name:")):
+            if not entry.startswith(("type:", "name:", "op:")):
                 raise InputError(
-                    f"option '{name}' needs entries of the form type:CONV_2D or name:conv_1, "
-                    f"got '{entry}'"
+                    f"option '{name}' needs entries of the form type:CONV_2D, name:conv_1 or "
+                    f"op:12, got '{entry}'"
                 )
         return entries
     return value

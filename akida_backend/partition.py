@@ -41,13 +41,15 @@ class Region:
         return sum(candidate_macs(graph, c) for c in self.candidates)
 
     def behind(self, candidate: Candidate) -> Region | None:
-        """What is left of a chain when one of its candidates is on the host; None if not one."""
+        """The layers of a chain behind one that is on the host; None where there are none."""
         known = {candidate.output}
         for follower in (rest := self.candidates[self.candidates.index(candidate) + 1 :]):
             if not known.issuperset(follower.inputs):
                 return None
             known.add(follower.output)
-        return Region(candidate.output, self.output, rest) if rest else None
+        if all(isinstance(follower, Alias) for follower in rest):
+            return None
+        return Region(candidate.output, self.output, rest)
 
 
 def candidate_macs(graph: Graph, candidate: Candidates) -> int:

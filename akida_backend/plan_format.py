@@ -50,7 +50,7 @@ from akida_backend.program import InputPort, OutputPort
 from akida_backend.program_format import program_from_bytes, program_to_bytes
 from akida_backend.sealed_bytes import ALIGNMENT, HEADER_BYTES, MAX_BYTES, PLAN_MAGIC, SealedBytes
 from akida_backend.typed_json import MalformedError, Reader, Writer
-from akida_backend.writing import replacing
+from akida_backend.writing import replacing, spare
 
 FORMAT_VERSION: Final = 1
 SUFFIX: Final = ".akp"
@@ -137,10 +137,12 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> bytes:
     """Write a plan in the form that the name's ending says, and return the bytes.
 
     Raises:
-        InputError: Another ending, the file cannot be written, or the plan has no such form.
+        InputError: Another ending, the file cannot be written or is what the plan was made of, or
+            the plan has no such form.
         UnsupportedOperationError: As `plan_to_bytes`.
     """
     check_ending(path)
+    spare(path, [plan.graph.name, plan.options.calibration])
     data = _TO_BYTES[Path(path).suffix.lower()](plan)
     with replacing(Path(path)) as file:
         file.write(data)

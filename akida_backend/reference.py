@@ -86,6 +86,6 @@ def run_operations(
             why = f": {op.reason}" if isinstance(op, Opaque) else ""
             raise UnsupportedOperationError(
                 f"{op.location}: cannot be executed{why}\n"
-                "  Install a runtime that knows it: pip install 'akida-backend[litert]'."
+                "  Install a runtime that knows it: akida-backend with its extra 'litert'."
             )
         values.update(zip(op.outputs, reference(op, env), strict=True))

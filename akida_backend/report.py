@@ -27,6 +27,7 @@ Json = dict[str, Any]
 
 SCHEMA_VERSION: Final = 1
 NOT_CHECKED: Final = "memory and NP count not checked"
+LONGEST_NAME: Final = 60  # characters that are shown of a name
 NOT_QUANTIZED: Final = "GRAPH-NOT-QUANTIZED"
 
 
@@ -62,14 +63,19 @@ def plan_json(plan: Plan) -> Json:
         "device": plan.device.name,
         "operations": [_operation_json(row) for row in plan.placement],
         "segments": [_segment_json(segment, plan) for segment in plan.segments],
-        "summary": {
-            "operations": len(plan.placement),
-            "operations_on_device": sum(row.on_device for row in plan.placement),
-            "macs": plan.macs,
-            "macs_on_device": plan.macs_on_device,
-            "mac_fraction_on_device": mac_fraction(plan),
-            "partitions": len(plan.programs),
-        },
+        "summary": summary_json(plan),
+    }
+
+
+def summary_json(plan: Plan) -> Json:
+    """How much of a model runs on the device."""
+    return {
+        "operations": len(plan.placement),
+        "operations_on_device": sum(row.on_device for row in plan.placement),
+        "macs": plan.macs,
+        "macs_on_device": plan.macs_on_device,
+        "mac_fraction_on_device": mac_fraction(plan),
+        "partitions": len(plan.programs),
     }
 
 
@@ -218,7 +224,7 @@ def quantizer_blocks(entries: Sequence[Json]) -> list[Block]:
         Heading("What each step of the quantizer bought"),
         Lines(
             (
-                "Decibels less error per layer on the calibration inputs; in brackets, in how many",
+                "Decibels less error per layer on the calibration inputs; in brackets, in how many "
                 "of the layers it could change the step helped and stayed.",
             )
         ),
@@ -313,44 +319,47 @@ def quantize_hint(plan: Plan) -> list[Block]:
     """Commands that would make an INT8 model of a float one."""
     if quantization_kind(plan) == "INT8":
         return []
-    if plan.graph.format != "tflite":
-        return [Lines(("Akida computes with integers only: export the model quantized to INT8.",))]
-    if any(
+    graph = plan.graph
+    only_weights = any(
         tensor.is_constant and tensor.is_quantized and tensor.shape and len(tensor.shape) > 1
-        for tensor in plan.graph.tensors.values()
-    ):
-        return [
-            Lines(
-                (
-                    "Akida computes with integers only. This file has integer weights but float",
-                    "activations: quantize the float model it was made from, to full INT8.",
-                )
-            )
-        ]
-    path = shlex.quote(plan.graph.name)
+        for tensor in graph.tensors.values()
+    )
+    path, said = shlex.quote(graph.name), "Quantize the model with samples of its input"
+    if only_weights:
+        path = f"FLOAT_MODEL.{graph.format}"
+        said = (
+            "This file has integer weights but float activations: quantize the float model it was "
+            "made from"
+        )
+    package = "ai-edge-quantizer" if graph.format == "tflite" else "onnxruntime"
+    out = f"model_int8.{graph.format}"
     return [
         Lines(
             (
-                "Akida computes with integers only. Quantize the model with samples of its input",
+                f"Akida computes with integers only. {said} "
                 "(SAMPLES: .npz or .npy, float32, samples on axis 0), then give the result:",
             )
         ),
         Code(
             (
-                "pip install ai-edge-quantizer",
-                f"python -m akida_backend.quantize {path} --data SAMPLES -o model_int8.tflite",
+                f"pip install {package}",
+                f"python -m akida_backend.quantize {path} --data SAMPLES -o {out}",
             )
         ),
     ]
 
 
 def placed_line(plan: Plan) -> str:
-    placed = sum(row.on_device for row in plan.placement)
-    share = f"{fraction_text(mac_fraction(plan))} of {plan.macs:,} MACs" if plan.macs else "no MACs"
-    count = len(plan.programs)
+    return f"On the device: {_placed(summary_json(plan))}{_multiplication(plan)}; {NOT_CHECKED}."
+
+
+def _placed(summary: Json) -> str:
+    share = fraction_text(summary["mac_fraction_on_device"])
+    macs = f"{share} of {summary['macs']:,} MACs" if share else "no MACs"
+    count = summary["partitions"]
     return (
-        f"On the device: {placed} of {len(plan.placement)} operations, {share}, in {count} "
-        f"partition{'' if count == 1 else 's'}{_multiplication(plan)}; {NOT_CHECKED}."
+        f"{summary['operations_on_device']} of {summary['operations']} operations, {macs}, "
+        f"in {count} partition{'' if count == 1 else 's'}"
     )
 
 
@@ -365,23 +374,30 @@ def _multiplication(plan: Plan) -> str:
 
 
 def short_name(name: str) -> str:
-    """A name without folders and repetitions; converters join the names of all they fused."""
+    """A name without folders and repetitions; converters join the names of all they fused.
+
+    It names an operator to people beside its number: several may have the same.
+    """
     parts = (part.rstrip("/").rpartition("/")[2] for part in name.split(";"))
-    return ";".join(dict.fromkeys(parts))
+    short = ";".join(dict.fromkeys(parts))
+    return short if len(short) <= LONGEST_NAME else f"{short[: LONGEST_NAME - 3]}..."
 
 
-def _placement_table(rows: Iterable[PlacedOperation]) -> Table:
+def _placement_table(placement: Iterable[PlacedOperation]) -> Table:
+    rows = list(placement)
+    more = any(row.device_macs not in (0, row.macs) for row in rows)
+
     def cells(row: PlacedOperation) -> tuple[str, ...]:
         codes = ", ".join(dict.fromkeys(reason.code for reason in row.reasons))
         return (
             str(row.index),
             row.type,
             short_name(row.name),
-            "device" if row.on_device else "host",
-            "" if row.segment is None else str(row.segment),
+            f"{'device' if row.on_device else 'host'}"
+            f"{'' if row.segment is None else f' {row.segment}'}",
             row.layer or "",
             f"{row.macs:,}" if row.macs else "",
-            f"{row.device_macs:,}" if row.device_macs else "",
+            f"{row.device_macs:,}" if row.device_macs and more else "",
             ", ".join([*row.rewrites, codes] if codes else row.rewrites),
         )
 
@@ -390,8 +406,7 @@ def _placement_table(rows: Iterable[PlacedOperation]) -> Table:
             ("op", "right"),
             ("type", "left"),
             ("name", "fold"),
-            ("runs on", "left"),
-            ("segment", "right"),
+            ("runs on,\nsegment", "left"),
             ("layer", "left"),
             ("MACs", "right"),
             ("device\nMACs", "right"),
@@ -439,9 +454,10 @@ def _device_notes(plan: Plan) -> list[Block]:
         blocks += [Heading("In few bits"), Items(tuple((line, ()) for line in remarks))]
     blocks += quantizer_blocks(quantizer_json(plan))
     if notes:
+        numbers = {row.name: f"op {row.index} " for row in plan.placement}
         listed = (
-            f"{note.layer}: {note.filters} filters, {note.reason}; "
-            f"largest change {note.max_error:.3g} steps"
+            f"{numbers.get(note.layer, '')}'{short_name(note.layer)}': {note.filters} filters, "
+            f"{note.reason}; largest change {note.max_error:.3g} steps"
             for note in notes
         )
         blocks += [Heading("Weights that changed"), Items(tuple((line, ()) for line in listed))]
@@ -461,6 +477,7 @@ def comparison_document(result: Json) -> Document:
                 f"Data: {data['origin']}. Device: {result['device']}, "
                 f"emulation {result['results'][2]['emulation']}. "
                 f"Host: {result['host']}.",
+                *_placed_lines(result["placement"]),
                 f"Compared on '{short_name(result['tensor'])}', in real units; 'as received': on "
                 f"the output '{short_name(result['output'])}' itself.",
             )
@@ -470,9 +487,15 @@ def comparison_document(result: Json) -> Document:
     if "layers" in result:
         blocks.append(
             Table(
-                (("device tensor", "fold"), ("SQNR dB", "right"), ("largest difference", "right")),
+                (
+                    ("op", "right"),
+                    ("device tensor", "fold"),
+                    ("SQNR dB", "right"),
+                    ("largest difference", "right"),
+                ),
                 tuple(
                     (
+                        str(layer["index"]),
                         short_name(layer["name"]),
                         _decibels(layer["sqnr_db"], layer["max_abs_diff"]),
                         f"{layer['max_abs_diff']:.4g}",
@@ -484,6 +507,14 @@ def comparison_document(result: Json) -> Document:
     blocks += quantizer_blocks(result.get("quantizer", []))
     blocks.append(Lines(tuple(f"Note: {note}." for note in result["notes"])))
     return blocks
+
+
+def _placed_lines(placement: Sequence[Json]) -> list[str]:
+    return [
+        f"On {'the device' if len(placement) == 1 else entry['device']}: "
+        f"{_placed(entry['summary'])}."
+        for entry in placement
+    ]
 
 
 def _result_table(result: Json) -> Table:

@@ -69,7 +69,7 @@ class SealedBytes:
             ProgramError: The bytes are damaged, of another version, or of another kind.
         """
         if not data.startswith(self.magic):
-            raise self.damaged(f"they do not begin as an akida-backend {self.kind} does")
+            raise self.damaged(f"the first bytes are not those of an akida-backend {self.kind}")
         if len(data) < HEADER_BYTES:
             raise self.damaged(f"{len(data)} bytes, the header alone takes {HEADER_BYTES}")
         _, version, checksum, size, digest = _HEADER.unpack_from(data)

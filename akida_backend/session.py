@@ -12,6 +12,7 @@ import numpy as np
 
 from akida_backend.calibration_data import stored_feeds
 from akida_backend.compiled import compiled
+from akida_backend.devices import Device
 from akida_backend.errors import InputError
 from akida_backend.execute import Executor
 from akida_backend.graph import AnyArray, DType, Graph, Tensor
@@ -47,7 +48,7 @@ class InferenceSession:
 
     Args:
         model: Path, bytes, Graph or Plan; a saved plan (``.akp``) as path or bytes, too.
-        device: Name of a device profile; a Plan has its own.
+        device: A device or its name; a Plan has its own.
         options: Fields of `Options`; with a Plan only emulation, host and fallback.
 
     Raises:
@@ -60,7 +61,7 @@ class InferenceSession:
     def __init__(
         self,
         model: str | os.PathLike[str] | bytes | Graph | Plan,
-        device: str | None = None,
+        device: str | Device | None = None,
         **options: object,
     ) -> None:
         self._plan = compiled(model, device, options)

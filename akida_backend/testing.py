@@ -23,6 +23,7 @@ def assert_matches(
     min_agreement: float | None = None,
     min_sqnr_db: float | None = None,
     max_accuracy_drop: float | None = None,
+    min_mac_fraction: float | None = None,
     limit: int | None = None,
     output: str | None = None,
     **options: Any,  # noqa: ANN401
@@ -36,6 +37,8 @@ def assert_matches(
         min_agreement: Least share of samples (0 to 1) with the source's class.
         min_sqnr_db: Least signal-to-quantization-noise ratio of the compared tensor.
         max_accuracy_drop: Most percentage points of accuracy below the source's.
+        min_mac_fraction: Least share of the MACs (0 to 1) on the device; without device
+            operations the others hold of themselves.
         limit: Samples used at most.
         output: Name of the output that is compared.
         options: Fields of `Options`.
@@ -44,14 +47,21 @@ def assert_matches(
         AssertionError: A threshold does not hold; says which, on which device, and what was found.
         InputError: No threshold is given, or one on a figure that the model or data do not have.
     """
-    if min_agreement is None and min_sqnr_db is None and max_accuracy_drop is None:
+    if {min_agreement, min_sqnr_db, max_accuracy_drop, min_mac_fraction} == {None}:
         raise InputError(
             "assert_matches needs a threshold\n"
-            "  give min_agreement, min_sqnr_db or max_accuracy_drop"
+            "  give min_agreement, min_sqnr_db, max_accuracy_drop or min_mac_fraction"
         )
     report = compare(model, data, device=device, limit=limit, output=output, **options)
     source = report["results"][0]
     problems: list[str] = []
+    for entry in report["placement"]:
+        share = entry["summary"]["mac_fraction_on_device"] or 0.0
+        if min_mac_fraction is not None and share < min_mac_fraction:
+            problems.append(
+                f"{entry['device']}: {share:.4f} of the MACs on the device, wanted "
+                f"{min_mac_fraction:g}"
+            )
     for row in device_rows(report):
         where = f"{row['name']}, output '{report['output']}', {report['samples']} samples"
         if min_agreement is not None:

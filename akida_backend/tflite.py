@@ -21,7 +21,7 @@ from functools import cache
 from typing import Final
 
 from akida_backend.devices import device as find_device
-from akida_backend.engine import engine_status, native_library
+from akida_backend.engine import HOW_TO_GET, engine_status, native_library
 from akida_backend.errors import EngineError, InputError
 from akida_backend.tflite_compiler import CALIBRATIONS, Compiler
 
@@ -118,9 +118,7 @@ def _destroy(library: ctypes.CDLL, pointer: int, calibration: str | None) -> Non
 def _library() -> tuple[str, ctypes.CDLL]:
     status, library = engine_status(), native_library()
     if library is None:
-        raise EngineError(
-            f"no delegate: {status.problem}\n  Install akida-backend with its native library."
-        )
+        raise EngineError(f"no delegate: {status.problem}\n  {HOW_TO_GET}")
     if not hasattr(library, "tflite_plugin_create_delegate"):
         raise EngineError(
             f"{status.library} has no delegate\n  Build it from this version's sources."

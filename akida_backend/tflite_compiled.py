@@ -11,7 +11,6 @@ from akida_backend.errors import InputError
 from akida_backend.graph import Operation
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
 from akida_backend.program import Program
-from akida_backend.tflite_records import PROGRAM_OPERATOR
 from akida_backend.tflite_writer import write_tflite
 
 
@@ -19,18 +18,12 @@ def compiled_tflite(plan: Plan) -> bytes:
     """A TFLite file of the plan; the runtime's own kernels execute its host segments.
 
     Raises:
-        InputError: The plan is of an ONNX or a compiled model, or a host operation has no TFLite
-            form.
+        InputError: The plan is of an ONNX model, or a host operation has no TFLite form.
     """
     if plan.graph.format != "tflite":
         raise InputError(
             f"plan of {plan.graph.name}: host operations of an {plan.graph.format.upper()} model "
             "have no equal in a .tflite file\n  Save it as .akp or .onnx."
-        )
-    if any(row.type == PROGRAM_OPERATOR for row in plan.placement):
-        raise InputError(
-            f"{plan.graph.name}: is a compiled model already\n"
-            "  Compile the model that it was compiled from."
         )
     steps: list[Operation | Program] = []
     for segment in plan.segments:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,29 +18,72 @@ from akida_backend.errors import InputError
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that appears under its name only once it is complete.
 
+    A link is followed, and a file that was there passes on its permissions.
+
     Raises:
         InputError: It cannot be written.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or device such as /dev/null
-            with path.open("wb") as special:
+        target = Path(os.path.realpath(path))
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
+        if target.exists() and not target.is_file():  # a pipe or device such as /dev/null
+            with target.open("wb") as special:
                 yield special
             return
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+            dir=target.parent, prefix=f".{target.name}.", suffix=".part", delete=False
         ) as file:
             temporary = Path(file.name)
             try:
                 yield file  # type: ignore[misc]
                 file.close()
-                temporary.chmod(0o666 & ~_umask())  # temporary files are private
-                temporary.replace(path)
+                temporary.chmod(mode)  # temporary files are private
+                temporary.replace(target)
             except BaseException:
                 file.close()
                 temporary.unlink(missing_ok=True)
                 raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file with Unix line ends; folders that lead to it are made.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def spare(output: str | os.PathLike[str], inputs: Iterable[object]) -> None:
+    """Refuse to write over a file that is read, also under another name.
+
+    Args:
+        output: Where to write.
+        inputs: Paths; whatever else was given as input is passed over.
+
+    Raises:
+        InputError: One of the inputs is that file.
+    """
+    for given in inputs:
+        if isinstance(given, str | os.PathLike) and _is_same(Path(output), Path(given)):
+            raise InputError(
+                f"{os.fspath(output)}: is the input {os.fspath(given)} itself, which would be "
+                "lost\n  Give another name to write to."
+            )
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    try:
+        return first.is_file() and second.is_file() and first.samefile(second)
+    except (OSError, ValueError):
+        return False  # whoever opens it says why it cannot be opened
 
 
 def _umask() -> int:

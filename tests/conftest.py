@@ -16,6 +16,9 @@ pytest_plugins = ("engine_fixtures", "provider_fixtures", "delegate_fixtures")
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
+# Some shells set it, and so do workers of pytest-xdist; reports would fit themselves to it.
+os.environ.pop("COLUMNS", None)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -111,8 +111,19 @@ def test_the_layer_being_quantized_is_named_to_who_watches(
         calibrated()
     err = capsys.readouterr().err
     assert "quantizing layer 2 of" in err
-    assert err.endswith("\r\x1b[2K")
+    assert err.endswith("fully_connected\r" + " " * 40 + "\r")
+    assert "\x1b" not in err
     assert not logging.getLogger("akida_backend.four_bit").handlers
+
+
+def test_a_long_name_of_the_layer_being_quantized_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with quantizer_shown():
+        logging.getLogger("akida_backend.four_bit").info("quantizing layer 1 of 1: %s", "x" * 99)
+    shown = f"quantizing layer 1 of 1: {'x' * 48}..."
+    assert capsys.readouterr().err == f"{shown}\r{' ' * 76}\r"
 
 
 def test_few_samples_have_a_standard_error_and_miss_a_threshold_within_it(

@@ -68,9 +68,20 @@ def _noise(plan: Plan, x: AnyArray) -> float:
 @pytest.mark.parametrize("count", [1, 4, FEWEST_SAMPLES - 1])
 def test_too_few_inputs_are_refused(count: int) -> None:
     graph = _network()
-    with pytest.raises(InputError, match=rf"calibration has {count} samples, at least 16") as error:
+    with pytest.raises(InputError, match=rf"calibration has {count} samples; at least 16") as error:
         compiled(graph, calibration=_narrow(count, graph))
     assert "64 typical inputs" in str(error.value)
+
+
+def test_equal_inputs_count_once() -> None:
+    graph = _network()
+    x = np.repeat(_narrow(15, graph), 5, axis=0)
+    with pytest.raises(InputError, match="64 samples, 13 of them distinct; at least 16"):
+        compiled(graph, calibration=x)
+    assert "Scales: calibrated" in compiled(graph, calibration=_narrow(16, graph)).report()
+    assert (
+        "Scales: calibrated" not in compiled(graph, calibration=x, allow_uncalibrated=True).report()
+    )
 
 
 def test_the_limit_counts_before_they_are_too_few() -> None:
@@ -153,6 +164,7 @@ def test_measures_the_largest_magnitude_of_every_channel() -> None:
 def test_a_channel_that_stayed_silent_keeps_a_margin() -> None:
     graph = _network()
     silent = np.zeros_like(_narrow(16, graph))
+    silent[:, 0, 0, 0] = np.arange(16) - 8  # samples have to differ
     plan = compiled(graph, calibration=silent)
     assert _noise(plan, silent) <= 4
     for program in plan.programs:

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from akida_backend.calibration_data import (
-    calibration_feeds,
+    calibration_samples,
+    digests,
     first_samples,
     random_samples,
     read_samples,
@@ -58,7 +59,7 @@ def test_takes_arrays_and_mappings_as_they_are() -> None:
 
 
 def test_calibration_takes_the_first_samples() -> None:
-    np.testing.assert_array_equal(calibration_feeds(GRAPH, X, 4)["image"], X[:4])
+    np.testing.assert_array_equal(calibration_samples(GRAPH, X, 4).feeds["image"], X[:4])
 
 
 @pytest.mark.parametrize(
@@ -142,8 +143,8 @@ def test_refuses_feeds_that_do_not_match_the_inputs(given: dict[str, str], messa
 
 
 def test_a_file_without_the_inputs_says_what_it_holds(tmp_path: Path) -> None:
-    path = saved(tmp_path / "data.npz", left=np.zeros(1))
-    with pytest.raises(InputError, match=r"expected arrays 'left', 'right'; found left"):
+    path = saved(tmp_path / "data.npz", left=np.zeros(1), up=np.zeros(1))
+    with pytest.raises(InputError, match=r"expected arrays 'left', 'right'; found 'left', 'up'"):
         read_samples(PAIR, path)
 
 
@@ -180,7 +181,7 @@ np.save(PICKLED, np.array([{}], object), allow_pickle=True)
     ("content", "message"),
     [
         pytest.param(b"", "not a readable", id="empty"),
-        pytest.param(b"PK\x03\x04 no archive", "not a readable", id="broken-archive"),
+        pytest.param(b"PK\x03\x04 no archive", "its end is missing", id="broken-archive"),
         pytest.param(header("(1000000000000, 8, 8, 3)"), "more than the file holds", id="huge-npy"),
         pytest.param(
             archive_with(header("(99999999999, 8, 8, 3)")),
@@ -193,7 +194,9 @@ np.save(PICKLED, np.array([{}], object), allow_pickle=True)
         pytest.param(PICKLED.getvalue(), "never loaded", id="pickle"),
         pytest.param(archive_with(PICKLED.getvalue()), "never loaded", id="pickle-in-archive"),
         pytest.param(
-            archive_with(header("(4,)") + b"1234")[:-30], "not a readable", id="cut-archive"
+            archive_with(header("(4,)") + b"1234")[:-30],
+            "begins as a .npz, but its end is missing",
+            id="cut-archive",
         ),
     ],
 )
@@ -205,6 +208,12 @@ def test_damaged_and_hostile_files_are_refused(
     with pytest.raises(InputError, match=message) as error:
         read_samples(GRAPH, path)
     assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("data", [4, [np.zeros(1)]], ids=["number", "list"])
+def test_samples_of_another_type_are_refused(data: object) -> None:
+    with pytest.raises(InputError, match=f"arrays by name, not as {type(data).__name__}"):
+        read_samples(GRAPH, data)  # type: ignore[arg-type]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -242,3 +251,35 @@ def test_a_graph_without_inputs_has_one_sample() -> None:
     b = GraphBuilder(0)
     graph = b.build(b.relu(b.constant([[1, -1]], scaling=(0.5, 0))))
     assert random_samples(graph).count == 1
+
+
+@pytest.mark.parametrize("recoded", [False, True], ids=["integer-input", "float-input"])
+def test_values_outside_the_range_of_an_input_are_said_to_be_cut_off(recoded: bool) -> None:
+    b = GraphBuilder(0)
+    x = b.input(4, name="x", dtype=DType.FLOAT32) if recoded else b.input(4, name="x")
+    graph = b.build(b.relu(b.quantize(x) if recoded else x))
+    low, high = graph.tensors[graph.operations[0].outputs[0] if recoded else "x"].real_range
+    values = np.full((25, 4), (low + high) / 2, np.float32)
+    values.flat[:2] = high + (high - low)
+    values.flat[2] = low  # inside
+    (note,) = read_samples(graph, values).notes
+    assert note == (
+        f"array: 2 % of the values lie outside {low:.4g}..{high:.4g}, the range of input 'x'; "
+        "they were cut off"
+    )
+    values.flat[1] = high  # 1 % is no more than chance
+    assert read_samples(graph, values).notes == ()
+    values[:] = high + (high - low) / 256  # nor is the last code's other half
+    assert read_samples(graph, values).notes == ()
+
+
+def test_equal_samples_have_equal_digests_and_are_left_out_in_whole_groups() -> None:
+    graph = networks.fixed_batch(2)
+    x = networks.codes(graph, 6)["x"]
+    x[5] = x[0]
+    samples = read_samples(graph, x)
+    one, two, *_, last = digests(samples.feeds)
+    assert one == last != two
+    np.testing.assert_array_equal(samples.without({two}, 2).feeds["x"], x[2:])
+    np.testing.assert_array_equal(samples.without({two}, None).feeds["x"], x[[0, 2, 3, 4, 5]])
+    np.testing.assert_array_equal(samples.without({one}, 2).feeds["x"], x[2:4])

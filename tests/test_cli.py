@@ -22,7 +22,7 @@ from akida_backend.execute import Executor
 from akida_backend.loading import load
 from akida_backend.reference import run_graph
 from akida_backend.tflite_writer import write_tflite
-from akida_backend.writing import replacing
+from akida_backend.writing import replacing, write_text
 from builders import GraphBuilder
 
 ROOT = Path(akida_backend.__file__).parents[1]
@@ -101,9 +101,9 @@ def test_inspect_writes_json_beside_the_text(
             "wanted a share of at least 0.99 of the MACs on the device, found 0.",
             id="too-few-macs",
         ),
-        pytest.param("--max-partitions 1", 0, "", id="one-partition"),
+        pytest.param("--check-partitions 1", 0, "", id="one-partition"),
         pytest.param(
-            "--max-partitions 0", 1, "wanted at most 0 partitions, found 1", id="partitions"
+            "--check-partitions 0", 1, "wanted at most 0 partitions, found 1", id="partitions"
         ),
         pytest.param("--fallback error", 0, "", id="boundary-only"),
         pytest.param("--fallback strict", 1, "found 1 of 8", id="strict"),
@@ -131,10 +131,18 @@ def test_inspect_warns_in_one_line(
 
 
 def test_inspect_judges_the_partitions_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, "inspect parts.tflite --max-partitions 1")
+    code, out, err = run(capsys, "inspect parts.tflite --check-partitions 1")
     assert code == 1
     assert "in 2 partitions" in out
     assert "wanted at most 1 partitions, found 2" in err
+
+
+@pytest.mark.parametrize(("most", "partitions"), [(0, 2), (1, 1)])
+def test_max_partitions_changes_the_placement_in_inspect_as_elsewhere(
+    capsys: pytest.CaptureFixture[str], most: int, partitions: int
+) -> None:
+    data = run_json(capsys, f"inspect parts.tflite --max-partitions {most}")
+    assert data["summary"]["partitions"] == partitions
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
@@ -215,6 +223,40 @@ def test_compare_prints_rows(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_compare_says_how_much_ran_on_the_device(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "compare model.tflite --limit 2")
+    placed = "7 of 8 operations, 100.00 % of"
+    assert f"On the device: {placed}" in out
+    _, out, _ = run(capsys, "compare model.tflite --limit 2 --device all")
+    assert f"On akd2500: {placed}" in out
+
+
+def test_thresholds_that_hold_of_themselves_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(
+        capsys, "compare model.tflite --limit 2 --allow type:SOFTMAX --min-agreement 1"
+    )
+    assert code == 0
+    assert "Note: nothing of the model runs on akida2" in " ".join(out.split())
+    assert "akida2: nothing of the model runs on the device, so its thresholds hold of" in err
+
+
+def test_inspect_refuses_calibration_of_no_use(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "few.npy", X[:3])
+    code, out, err = run(capsys, f"inspect model.tflite --calibration {tmp_path / 'few.npy'}")
+    assert (code, out) == (2, "")
+    assert "calibration has 3 samples; at least 16 are needed" in err
+
+
+def test_run_says_that_values_were_cut_off(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "far.npy", np.full(X[:2].shape, 1e6, np.float32))
+    _, _, err = run(capsys, f"run model.tflite --data {tmp_path / 'far.npy'}")
+    assert "100 % of the values lie outside" in err
+
+
 def test_compare_json_is_the_python_result(capsys: pytest.CaptureFixture[str]) -> None:
     data = run_json(capsys, "compare model.tflite --data data.npz --limit 9 --per-layer")
     assert data == akida_backend.compare("model.tflite", "data.npz", limit=9, per_layer=True)
@@ -286,7 +328,7 @@ def test_compile_writes_what_other_commands_take_like_the_model(
     target = tmp_path / "m.akp"
     code, out, err = run(capsys, f"compile model.tflite -o {target}")
     assert (code, err) == (0, "")
-    assert f"Written to {target}: {target.stat().st_size} bytes" in out
+    assert f"Written to {target}: {target.stat().st_size} bytes" in " ".join(out.split())
     for command in ("run", "compare", "inspect"):
         of_plan = run_json(capsys, f"{command} {target}")
         assert of_plan == run_json(capsys, f"{command} model.tflite")
@@ -318,7 +360,7 @@ def test_compile_takes_the_options_and_a_plan_keeps_them(
             id="ending",
         ),
         pytest.param("compile model.tflite -o m.akp --device all", "one device", id="all"),
-        pytest.param("compile {plan} -o m.akp", "is compiled already", id="twice"),
+        pytest.param("compile {plan} -o m.akp", "is a compiled plan, not", id="twice"),
         pytest.param("compile abs.tflite -o m.akp", "op 0 ABS 'magnitude'", id="opaque"),
         pytest.param("run {plan} --device akd2500", "option 'device' cannot", id="device"),
         pytest.param("run {plan} --deny type:ADD", "option 'deny' cannot change", id="option"),
@@ -352,7 +394,7 @@ def test_demo_shows_accuracy_and_placement_of_the_embedded_network(
     assert 0 < summary["operations_on_device"] < summary["operations"]
     code, out, _ = run(capsys, "demo --limit 20")
     assert code == 0
-    assert "memory and NP count not checked" in out
+    assert "memory and NP count not checked" in " ".join(out.split())
 
 
 def test_demo_runs_a_model_of_the_users(capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,19 +459,26 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.param("run model.tflite --deny ADD", "form type:CONV_2D", id="entry"),
         pytest.param("run model.tflite --device all", "one device", id="run-all"),
         pytest.param("compare model.tflite --min-agreement 2", "from 0 to 1, got '2'", id="range"),
-        pytest.param("compare model.tflite --limit -1", "whole number, got '-1'", id="limit"),
+        pytest.param("compare model.tflite --limit -1", "of at least 1, got '-1'", id="limit"),
+        pytest.param("run model.tflite --limit 0", "of at least 1, got '0'", id="no-samples"),
+        pytest.param("bench model.tflite --seconds 0", "more than 0 and at most", id="seconds"),
+        pytest.param(
+            "inspect model.tflite --device akd100", "did you mean 'akd1000'", id="begins-alike"
+        ),
         pytest.param("compare model.tflite --output y", "unknown output 'y'", id="output"),
         pytest.param("compare model.tflite --data none.npz", "no such file", id="no-data"),
         pytest.param("compare model.tflite --data model.tflite", "not a readable", id="not-data"),
         pytest.param("inspect none.tflite", "none.tflite: cannot read", id="no-file"),
+        pytest.param(["inspect", ""], "the path of the model is empty", id="no-name"),
         pytest.param("inspect data.npz", "neither TFLite nor ONNX", id="not-a-model"),
         pytest.param("inspect model.tflite --json no/file.json", "cannot be written", id="folder"),
     ],
 )
 def test_bad_input_is_one_clear_message_and_exit_2(
-    capsys: pytest.CaptureFixture[str], command: str, message: str
+    capsys: pytest.CaptureFixture[str], command: str | list[str], message: str
 ) -> None:
-    code, _, err = run(capsys, command)
+    code = main(command.split() if isinstance(command, str) else command)
+    err = capsys.readouterr().err
     assert code == 2
     assert message in err
     assert err.startswith("akida-backend: ")
@@ -496,6 +545,26 @@ def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o644
 
 
+def test_a_file_that_is_replaced_keeps_its_permissions_and_its_links(tmp_path: Path) -> None:
+    target, link = tmp_path / "out", tmp_path / "link"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to("out")
+    with replacing(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert sorted(tmp_path.iterdir()) == [link, target]
+
+
+def test_texts_get_the_folders_they_are_written_to(tmp_path: Path) -> None:
+    write_text(tmp_path / "reports" / "new" / "page.md", "größe\n")
+    assert (tmp_path / "reports" / "new" / "page.md").read_bytes() == "größe\n".encode()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_text(tmp_path / "reports" / "new" / "page.md" / "page.md", "")
+
+
 def test_a_device_file_is_written_to_and_not_replaced() -> None:
     with replacing(Path(os.devnull)) as file:
         file.write(b"x")
@@ -548,6 +617,37 @@ def test_names_a_terminal_cannot_show_are_escaped(folder: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"bild_gr\\xf6\\xdfe_\\u753b\\u50cf" in done.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes its outputs")
+def test_a_closed_output_is_no_error(closed: str, folder: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m akida_backend devices {closed}', sys.executable],
+        capture_output=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bool(done.stdout) == (closed == "2>&-")
+
+
+@pytest.mark.parametrize("command", ["inspect", "compare --per-layer --limit 2", "run --limit 2"])
+def test_reports_fit_the_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name, *flags = command.split()
+    widths = []
+    for columns in (None, "60"):
+        if columns is not None:
+            monkeypatch.setenv("COLUMNS", columns)
+        assert main([name, "parts.tflite", *flags]) == 0
+        widths.append(max(map(len, capsys.readouterr().out.splitlines())))
+    piped, narrow = widths
+    assert narrow < 75  # the checksum of the model is not broken
+    assert narrow < piped <= 100
 
 
 def test_exit_codes_are_documented() -> None:

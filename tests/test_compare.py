@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from akida_backend import compare as compare_function
-from akida_backend.compare import score_chain
+from akida_backend.compare import score_chain, standard_error
 from akida_backend.compiler import compile as compile_model
 from akida_backend.errors import FallbackError, InputError
 from akida_backend.execute import Executor
@@ -182,6 +182,12 @@ def test_a_single_score_is_no_class_score() -> None:
     assert rows(compare_function(graph))["akida2"]["agreement_with_source"] is None
 
 
+def test_one_number_for_each_of_many_positions_is_no_class_score() -> None:
+    b = GraphBuilder(3)
+    graph = b.build(b.reshape(b.fully_connected(b.input(12), 8), 8, 1))
+    assert rows(compare_function(graph))["akida2"]["agreement_with_source"] is None
+
+
 def test_without_data_random_samples_are_labelled_so() -> None:
     report = compare_function(GRAPH)
     assert report["samples"] == 32
@@ -220,6 +226,7 @@ def test_layers_are_compared_with_source_tensors_of_their_name() -> None:
     (program,) = plan.programs
     names = [layer.output for layer in program.layers if layer.output in GRAPH.tensors]
     assert [layer["name"] for layer in report["layers"]] == names
+    assert [GRAPH.operations[layer["index"]].outputs[0] for layer in report["layers"]] == names
     source = run_graph(GRAPH, {"image": X[:20]}, keep=True)
     reals = Executor(plan).run({"image": X[:20]}, device_tensors=names).reals
     for layer in report["layers"]:
@@ -242,17 +249,50 @@ def test_all_devices_give_one_row_each() -> None:
         compare_function(GRAPH, device="all", per_layer=True)
 
 
-def test_calibration_samples_are_left_out_when_the_files_are_the_same(tmp_path: Path) -> None:
+def test_calibration_samples_are_left_out_wherever_they_come_from(tmp_path: Path) -> None:
     path, other = tmp_path / "data.npz", tmp_path / "other.npz"
     np.savez(path, x=X)
-    np.savez(other, x=X)
-    (tmp_path / "link.npz").symlink_to(path)
-    same = compare_function(GRAPH, path, calibration=tmp_path / "link.npz", calibration_limit=64)
+    np.savez(other, x=X[::-1])
+    same = compare_function(GRAPH, path, calibration=path, calibration_limit=64)
     assert same["samples"] == 36
-    assert any("first 64 samples were used for calibration" in note for note in same["notes"])
-    assert compare_function(GRAPH, path, calibration=other)["samples"] == 100
+    assert "64 of 100 samples were used for calibration and are left out" in same["notes"]
+    assert compare_function(GRAPH, X[:64], calibration=other, calibration_limit=60)["samples"] == 40
     with pytest.raises(InputError, match="all 100 samples are used for calibration"):
-        compare_function(GRAPH, path, calibration=path, calibration_limit=100)
+        compare_function(GRAPH, path, calibration=other, calibration_limit=100)
+
+
+def test_data_out_of_range_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    report = compare_function(GRAPH, np.full((2, *X.shape[1:]), 1e6, np.float32))
+    (note,) = [note for note in report["notes"] if "cut off" in note]
+    assert note.startswith("array: 100 % of the values lie outside ")
+    assert caplog.messages == [note]
+
+
+def test_says_how_much_runs_on_the_device() -> None:
+    (entry,) = compare_function(GRAPH, X[:2])["placement"]
+    summary = entry["summary"]
+    assert (entry["device"], summary["operations"], summary["partitions"]) == (
+        "akida2",
+        len(GRAPH.operations),
+        1,
+    )
+    assert 0 < summary["operations_on_device"] < summary["operations"]
+    assert summary["mac_fraction_on_device"] == 1.0
+
+
+def test_says_that_nothing_runs_on_the_device() -> None:
+    b = GraphBuilder(3)
+    report = compare_function(b.build(b.tanh(b.input(4))))
+    assert report["placement"][0]["summary"]["operations_on_device"] == 0
+    assert any("nothing of the model runs on akida2" in note for note in report["notes"])
+
+
+def test_standard_errors_do_not_vanish_where_all_samples_agree() -> None:
+    assert standard_error(0.5, 100) == pytest.approx(0.05)
+    # 4 of 5 expected, on 3 samples
+    assert standard_error(1.0, 3) == pytest.approx((0.16 / 3) ** 0.5)
+    assert standard_error(0.0, 3) == pytest.approx((0.16 / 3) ** 0.5)
+    assert standard_error(1.0, 256) is None
 
 
 def test_a_fixed_batch_is_compared_in_groups() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from akida_backend.graph import Activation, DType, Graph
 from akida_backend.plan import DeviceSegment, HostSegment
 from akida_backend.program import Add, NoActivation
 from akida_backend.reference import run_graph
+from akida_backend.rewrites import legalise
 from akida_backend.tflite_writer import write_tflite
 from builders import GraphBuilder, random_inputs
 
@@ -109,8 +111,28 @@ def test_deny_wins_over_allow() -> None:
 
 @pytest.mark.parametrize("option", ["allow", "deny"])
 def test_entries_that_name_no_operator_are_refused(option: str) -> None:
-    with pytest.raises(InputError, match="did you mean 'type:CONV_2D'"):
+    with pytest.raises(InputError, match=r"operator type in allow .* did you mean 'CONV_2D'"):
         compile_model(_residual(), **{option: ("type:CONV2D",)})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unknown operator number in allow or deny '99'"):
+        compile_model(_residual(), **{option: "op:99"})
+
+
+def test_a_denied_number_keeps_one_operator_back() -> None:
+    plan = compiled(_residual(), deny="op:1")
+    assert reasons(plan, 1) == {"POLICY-DENIED": "denied by 'op:1'"}
+    assert row(plan, 0).on_device
+
+
+def test_a_shortened_name_is_refused_with_the_numbers_it_stands_for() -> None:
+    b = GraphBuilder(0)
+    graph = b.build(b.tanh(b.tanh(b.input(3))))
+    operations = tuple(
+        dataclasses.replace(op, location=dataclasses.replace(op.location, name=f"{folder}/tanh"))
+        for op, folder in zip(graph.operations, "ab", strict=True)
+    )
+    graph = dataclasses.replace(graph, operations=operations)
+    with pytest.raises(InputError, match=r"shortened name\n.*number of the operator: op:0, op:1$"):
+        compile_model(graph, deny="name:tanh")
 
 
 # Strictness
@@ -232,6 +254,22 @@ def test_a_lowering_that_refuses_leaves_its_operator_as_it_was_written() -> None
     assert "LOWER-ACCUMULATOR" in reasons(plan, 1)
     (host,) = (s for s in plan.segments if isinstance(s, HostSegment))
     assert host.operations[0] is graph.operations[1]
+
+
+def test_refusals_of_one_segment_take_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = GraphBuilder(2)
+    x = b.input(4, 4, 4)
+    for _ in range(20):
+        x = b.conv2d(x, 4, kernel=1)
+    for name in [name for name in b.tensors if "bias" in name][1::2]:
+        huge = np.full(4, 2**31 - 1, np.int32)
+        b.tensors[name] = dataclasses.replace(b.tensors[name], data=huge)
+    legalised = Mock(wraps=legalise)
+    monkeypatch.setattr("akida_backend.compiler.legalise", legalised)
+    plan = compiled(b.build(x))
+    assert [placed.on_device for placed in plan.placement] == [True, False] * 10
+    assert all("LOWER-ACCUMULATOR" in reasons(plan, i) for i in range(1, 20, 2))
+    assert legalised.call_count == 2
 
 
 def test_a_float_network_stays_as_it_is() -> None:

@@ -83,6 +83,12 @@ def test_without_a_library_the_reference_runs_programs_and_is_named_once(tmp_pat
     assert found.shape == scores.shape
 
 
+def test_an_instruction_set_that_does_not_exist_is_said_once(tmp_path: Path) -> None:
+    needs_library()
+    _, said, _ = outcome(tmp_path, AKIDA_BACKEND_ISA="avx1024")
+    assert said.count("AKIDA_BACKEND_ISA=avx1024 is not used") == 1
+
+
 @pytest.mark.parametrize("name", ["baseline", "avx2", "avx512vnni"])
 def test_the_instruction_set_can_be_forced_and_changes_no_bit(name: str, tmp_path: Path) -> None:
     needs_library()

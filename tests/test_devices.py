@@ -45,6 +45,13 @@ def test_unknown_name_is_refused_with_the_nearest_and_the_list() -> None:
     assert all(known.name in message for known in devices())
 
 
+def test_a_device_stands_for_its_name_and_nothing_else_does() -> None:
+    chosen = device("akd1000")
+    assert device(chosen) is chosen
+    with pytest.raises(InputError, match="given by its name, not as NoneType"):
+        device(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["", "()", "None", "x" * 1000])
 def test_meaningless_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="unknown device"):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import pytest
+
 from akida_backend import document
 from akida_backend.document import Block, Code, Heading, Items, Lines, Table
 
@@ -63,8 +65,94 @@ def test_html_escapes_names() -> None:
     )
 
 
-def test_a_terminal_too_narrow_loses_no_column() -> None:
-    table = Table((("name", "fold"), ("a", "left"), ("b", "right")), ((LONG, "x" * 30, "y" * 30),))
-    lines = document.text([table], width=20).splitlines()
-    assert lines[0].split() == ["name", "a", "b"]
-    assert lines[2].endswith(f"   {'x' * 30}   {'y' * 30}")
+PLACED = Table(
+    (("op", "right"), ("type", "left"), ("name", "fold"), ("MACs", "right"), ("codes", "fold")),
+    (
+        ("3", "DEPTHWISE_CONV_2D", "Relu6;FusedBatchNormV3", "12,345,678", "V2-CONV-MAXPOOL-SIZE"),
+        ("117", "ADD", "x" * 70, "", ""),
+    ),
+)
+
+
+@pytest.mark.parametrize("width", range(24, 140))
+def test_a_table_fits_every_width_and_cuts_no_number(width: int) -> None:
+    tables = document.text([PLACED], width=width)
+    assert max(map(len, tables.splitlines())) <= width
+    assert {"3", "117", "12,345,678"} <= set(tables.split())
+    assert "".join(sorted(tables)).count("x") == 70
+    for piece in ("DEPTHWISE_", "CONV_", "2D", "Relu6;", "V3", "V2-", "SIZE"):
+        assert piece in tables
+
+
+def test_columns_that_do_not_fit_follow_in_a_table_of_the_rows_that_have_them() -> None:
+    assert document.text([PLACED], width=40).split("\n\n")[1].splitlines() == [
+        "op         MACs   codes",
+        "─" * 38,
+        " 3   12,345,678   V2-CONV-MAXPOOL-SIZE",
+    ]
+
+
+def test_a_column_without_values_is_left_out() -> None:
+    table = Table((("result", "left"), ("accuracy", "right"), ("dB", "right")), (("a", "", "1"),))
+    assert document.text([table]).splitlines() == ["result   dB", "─" * 11, "a         1"]
+    assert "accuracy" not in document.markdown([table]) + document.html_page_part([table])
+
+
+def test_standard_errors_are_broken_off_their_numbers_at_last() -> None:
+    table = Table((("result", "left"), ("agrees", "right")), (("source", "97.00 ± 1.7 %"),))
+    assert document.text([table], width=18).splitlines()[2:] == [
+        "source       97.00",
+        "           ± 1.7 %",
+    ]
+
+
+def test_prose_is_wrapped_and_a_path_is_not() -> None:
+    path = "a/" * 30 + "b.tflite"
+    lines = document.text([Lines((f"{LONG} {path}",)), Items((("head", (LONG,)),))], width=40)
+    assert lines.splitlines() == [
+        "a reason that is far longer than the",
+        "  eighty columns a terminal has by",
+        "  default, word by word",
+        f"  {path}",
+        "",
+        "  head",
+        "      a reason that is far longer than",
+        "        the eighty columns a terminal",
+        "        has by default, word by word",
+    ]
+    wide = document.text([Lines((f"{LONG} and {LONG}",))], width=300)
+    assert max(map(len, wide.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("encoding", "rule", "share"),
+    [
+        ("utf-8", "─", "97.00 ± 1.7 %"),
+        ("cp1252", "-", "97.00 ± 1.7 %"),
+        ("ascii", "-", "97.00 +- 1.7 %"),
+    ],
+)
+def test_an_encoding_without_the_marks_gets_others(encoding: str, rule: str, share: str) -> None:
+    table = Table((("größe", "left"), ("agrees", "right")), (("x", "97.00 ± 1.7 %"),))
+    head, line, row = document.text([table], encoding=encoding).splitlines()
+    assert row.endswith(f"   {share}")
+    assert line == rule * len(row) == rule * len(head)
+    assert head.startswith("gr\\xf6\\xdfe" if encoding == "ascii" else "größe")
+
+
+def test_wide_characters_take_two_columns() -> None:
+    table = Table((("name", "fold"), ("n", "right")), (("画像" * 8, "1"),))
+    assert document.text([table], width=19).splitlines() == [
+        "name              n",
+        "─" * 19,
+        "画像画像画像画像  1",
+        "画像画像画像画像",
+    ]
+
+
+def test_names_do_not_control_the_terminal() -> None:
+    table = Table((("name", "left"),), (("\x1b[2Jx\r",),))
+    shown = document.text([Heading("a\x07"), table, Items((("\x9b1m", ("\x00",)),))])
+    assert shown.splitlines() == [
+        "a\\x07", "", "name", "─" * 10, "\\x1b[2Jx\\r", "", "  \\x9b1m", "      \\x00"
+    ]  # fmt: skip

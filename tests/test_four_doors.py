@@ -179,7 +179,8 @@ def test_the_delegate(network: Network, compiled: bool, runtime: Runtime, tmp_pa
     path = tmp_path / "model.tflite"
     path.write_bytes(write_tflite(graph))
     if compiled:
-        ab.compile(path).save(path)
+        plan, path = ab.compile(path), tmp_path / "compiled.tflite"
+        plan.save(path)
     interpreter = runtime.interpreter(path.read_bytes(), ab.tflite.load_delegate())
     assert kernels(interpreter)
     check(graph, lambda feeds: run_interpreter(interpreter, feeds))
@@ -204,7 +205,8 @@ def test_the_execution_provider(
     path = tmp_path / "model.onnx"
     path.write_bytes(twin.content)
     if compiled:
-        ab.compile(path).save(path)
+        plan, path = ab.compile(path), tmp_path / "compiled.onnx"
+        plan.save(path)
     session = ab.onnxruntime.create_session(path)
     assert PROVIDER in session.get_providers()
     check(graph, twin.through(session))

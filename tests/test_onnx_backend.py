@@ -136,6 +136,11 @@ def test_options_reach_the_compiler(model: onnx.ModelProto) -> None:
     assert not denied.on_device
 
 
+def test_a_model_comes_as_the_message() -> None:
+    with pytest.raises(InputError, match=r"needs an onnx\.ModelProto, found str"):
+        onnx_backend.prepare("model.onnx")  # type: ignore[arg-type]
+
+
 def test_what_has_no_integer_meaning_runs_on_the_host() -> None:
     prepared = onnx_backend.prepare(absolute())
     assert prepared.host == ("onnxruntime" if HAS_RUNTIME else "onnx.reference")

@@ -23,6 +23,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     ("name", "given", "parsed"),
     [
         pytest.param("allow", "type:ADD, name:a", ("type:ADD", "name:a"), id="list-as-text"),
+        pytest.param("deny", "op:3,op:14", ("op:3", "op:14"), id="numbers"),
         pytest.param("deny", ["type:ADD"], ("type:ADD",), id="list"),
         pytest.param("deny", "", (), id="empty-list"),
         pytest.param("max_partitions", "3", 3, id="number-as-text"),
@@ -51,7 +52,7 @@ def test_values_may_be_strings_as_plug_ins_pass_them(
         pytest.param("threads", 0, "whole number from 1 to 256", id="too-few-threads"),
         pytest.param("threads", 257, "whole number from 1 to 256", id="too-many-threads"),
         pytest.param("strict_hardware", "yes", "true or false", id="no-flag"),
-        pytest.param("allow", "CONV_2D", "form type:CONV_2D or name:conv_1", id="entry"),
+        pytest.param("allow", "CONV_2D", "form type:CONV_2D, name:conv_1 or op:12", id="entry"),
         pytest.param("deny", 3, "needs a list", id="no-list"),
     ],
 )
@@ -63,5 +64,10 @@ def test_what_does_not_fit_is_refused(name: str, given: object, message: str) ->
 def test_unknown_names_get_the_nearest_and_all() -> None:
     assert unknown("device", "AKD100", ("akd1000", "akida2")) == (
         "unknown device 'AKD100'; did you mean 'akd1000'?\n  known: akd1000, akida2"
+    )
+    long = tuple(f"{letter * 90}" for letter in "abcdefgh")
+    assert unknown("name", "c" * 80, long) == (
+        f"unknown name '{'c' * 80}'; did you mean '{'c' * 90}'?\n"
+        f"  known: {'c' * 90}, {'a' * 90}, {'b' * 90}, {'d' * 90}, and 4 more"
     )
     assert unknown("device", "zzz", ("akida2",)) == "unknown device 'zzz'\n  known: akida2"

@@ -337,6 +337,12 @@ def _stem() -> Graph:
 # code: (graph, options, index of the operator, what was found)
 FIRES: dict[str, tuple[Graph, Options_, int, str]] = {
     "GRAPH-NOT-QUANTIZED": (_float_model(), {}, 0, "'input1' is float32"),
+    "GRAPH-FLOAT-EDGE": (
+        _built(lambda b, x: b.reshape(b.dequantize(x), 6, 24)),
+        {},
+        1,
+        "'dequantize' is float32",
+    ),
     "GRAPH-NO-QUANTIZATION": (_without_scale("conv"), {}, 0, "'conv' has no scale"),
     "GRAPH-NO-QUANTIZATION, weights": (
         _without_scale("conv_weights"),
@@ -482,7 +488,7 @@ def test_an_operation_without_a_layer_says_so(kind: str) -> None:
         pytest.param("ARG_MAX", lambda b, x: b.arg_max(x, axis=3), "GRAPH-DTYPE", id="ARG_MAX"),
         pytest.param("CAST", lambda b, x: b.cast(x, DType.INT32), "GRAPH-DTYPE", id="CAST"),
         pytest.param("SHAPE", lambda b, x: b.shape_of(x), "GRAPH-DTYPE", id="SHAPE"),
-        pytest.param("DEQUANTIZE", lambda b, x: b.dequantize(x), "GRAPH-NOT-QUANTIZED", id="float"),
+        pytest.param("DEQUANTIZE", lambda b, x: b.dequantize(x), "GRAPH-FLOAT-EDGE", id="float"),
     ],
 )
 def test_results_that_are_no_codes_say_so(

@@ -355,7 +355,7 @@ def test_a_file_that_is_missing_or_something_else_is_named(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"none\.akp: cannot be read: No such file"):
         InferenceSession(tmp_path / "none.akp")
     (tmp_path / "other.akp").write_bytes(b"something")
-    with pytest.raises(ProgramError, match=r"other\.akp: they do not begin as an akida-backend"):
+    with pytest.raises(ProgramError, match=r"other\.akp: the first bytes are not those of an "):
         InferenceSession(tmp_path / "other.akp")
 
 
@@ -479,8 +479,8 @@ def _first_tensor() -> str:
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "nothing": (lambda: b"", "do not begin as an akida-backend plan does"),
-    "a-program": (lambda: b"\x89AKP\r\n\x1a\n" + bytes(90), "do not begin as an akida-backend"),
+    "nothing": (lambda: b"", "first bytes are not those of an akida-backend plan"),
+    "a-program": (lambda: b"\x89AKP\r\n\x1a\n" + bytes(90), "not those of an akida-backend plan"),
     "newer": (
         _patched(8, "<I", 2),
         "format version 2, this akida-backend reads 1\n  Install a newer akida-backend",

@@ -13,12 +13,14 @@ from pathlib import Path
 import networks
 import numpy as np
 import pytest
+from onnx_models import OnnxBuilder
 
 import akida_backend
 from akida_backend.compiler import compile as compile_model
 from akida_backend.errors import InputError
 from akida_backend.graph import DType
 from akida_backend.quantize import quantize
+from akida_backend.report import quantization_kind
 from akida_backend.tflite_writer import write_tflite
 from builders import GraphBuilder
 
@@ -38,12 +40,29 @@ def test_without_the_package_the_message_says_what_to_install(
         raise ImportError(f"No module named '{name}'")
 
     b = GraphBuilder(0)
-    graph = b.build(b.tanh(b.input(4, dtype=DType.FLOAT32)))
+    graph = b.build(b.quantize(b.input(4, dtype=DType.FLOAT32)))
     (tmp_path / "model.tflite").write_bytes(write_tflite(graph))
     np.save(tmp_path / "x.npy", np.zeros((2, 4), np.float32))
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(InputError, match="pip install ai-edge-quantizer"):
         quantize(tmp_path / "model.tflite", tmp_path / "x.npy")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_float_onnx_model_becomes_an_int8_one(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    b = OnnxBuilder()
+    weights = b.constant(np.random.default_rng(0).normal(size=(4, 3, 3, 3)))
+    name = b.input(["N", 3, 6, 6])
+    b.output(b.node("Relu", b.node("Conv", name, weights)))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b.model().SerializeToString())
+    x = np.random.default_rng(1).normal(size=(20, 3, 6, 6)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    plan = compile_model(quantize(path, tmp_path / "x.npz"))
+    assert quantization_kind(plan) == "INT8"
+    (program,) = plan.programs
+    assert [type(layer).__name__ for layer in program.layers] == ["InputConv2D"]
 
 
 @pytest.mark.full

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from akida_backend.compiler import compile as compile_model
+from akida_backend.devices import device as find_device
 from akida_backend.errors import FallbackError, InputError
 from akida_backend.execute import Executor
 from akida_backend.reference import run_graph
@@ -30,6 +31,14 @@ def test_inputs_and_outputs_look_as_in_onnxruntime() -> None:
     assert (scale, zero_point) == (quantization.single_scale, quantization.single_zero_point)
     (probabilities,) = session.get_outputs()
     assert probabilities == NodeArg(GRAPH.outputs[0], ["N", 6], "tensor(int8)", (1 / 256, -128))
+
+
+def test_a_device_may_be_given_instead_of_its_name() -> None:
+    chosen = find_device("akida2-fpga-2n")
+    assert InferenceSession(GRAPH, chosen).plan.device is chosen
+    plan = compile_model(GRAPH, chosen)
+    assert plan.options.device == chosen.name
+    assert InferenceSession(plan, chosen).plan is plan
 
 
 def test_float_types_have_onnxruntimes_names_and_no_scale() -> None:

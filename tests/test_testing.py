@@ -51,3 +51,11 @@ def test_onnx_models_are_compared_too(form: OnnxForm) -> None:
         assert_matches(model, images, min_sqnr_db=200)
     with pytest.raises(ab.InputError, match="3, 8, 8"):
         assert_matches(model, IMAGES, min_sqnr_db=5)
+
+
+def test_a_share_of_the_macs_may_be_wanted_on_the_device() -> None:
+    assert_matches(MODEL, IMAGES, min_mac_fraction=1.0)
+    with pytest.raises(
+        AssertionError, match=r"akida2: 0\.0000 of the MACs on the device, wanted 1"
+    ):
+        assert_matches(MODEL, IMAGES, allow="type:SOFTMAX", min_agreement=1.0, min_mac_fraction=1.0)

@@ -216,6 +216,18 @@ def test_the_command_writes_three_files(tmp_path: Path, capsys: pytest.CaptureFi
     assert {len(program_bytes(load(path))) for path in written} == {1}
 
 
+def test_a_twin_does_not_replace_its_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes(twin(residual(DType.INT8), "tflite"))
+    before = model.read_bytes()
+    assert main([str(model), "-o", str(tmp_path), "--interface", "nchw"]) == 2
+    assert "itself, which would be lost" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [model]
+    assert model.read_bytes() == before
+
+
 def test_the_command_refuses_and_names_the_operator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

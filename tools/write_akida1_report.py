@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from model_files import refuse_missing
 
 from akida_backend.compare import compare, standard_error
 from akida_backend.compiler import compile as compile_model
 from akida_backend.parameters import IntArray
 from akida_backend.plan import DeviceSegment, Plan
+from akida_backend.writing import write_text
 
 CALIBRATED: Final = 64
 LIMIT: Final = 1000  # samples per test
@@ -138,14 +140,14 @@ def main() -> int:
     options = parser.parse_args()
     if len(options.files) % 2:
         parser.error("each model needs its data")
+    refuse_missing(options.files)
     pairs = zip(options.files[::2], options.files[1::2], strict=True)
     rows = []
     for model, data in pairs:
         for diagonal in (False, True):
             rows.append(measured(model, data, options.device, diagonal=diagonal))
             print(page(rows[-1:], options.device).splitlines()[-1], flush=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(page(rows, options.device), encoding="utf-8")
+    write_text(options.output, page(rows, options.device))
     return 0
 
 

@@ -32,6 +32,7 @@ from akida_backend import onnx_backend
 from akida_backend.document import Block, Heading, Items, Lines, Table, markdown
 from akida_backend.errors import AkidaBackendError
 from akida_backend.onnx_backend import Prepared
+from akida_backend.writing import write_text
 
 # Tests whose cause of failure lies outside this project: tests/test_onnx_backend.py proves it.
 RANDOM: Final = "its output is random: no other generator gives the numbers of the test"
@@ -299,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.output is None:
         print(text)
     else:
-        given.output.write_text(text, encoding="utf-8", newline="\n")
+        write_text(given.output, text)
     bad = [result for result in (*results, *constant) if result.outcome in BAD]
     for result in bad:
         print(f"{result.name}: {result.outcome.value}: {result.detail}", file=sys.stderr)

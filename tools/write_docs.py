@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from akida_backend.support_table import supported_operations_page
+from akida_backend.writing import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         if before == text:
             continue
         if not given.check:
-            file.write_text(text, encoding="utf-8", newline="\n")
+            write_text(file, text)
             print(f"{path} written")
             continue
         stale = 1

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from model_files import model_files
 
 import akida_backend as ab
 from akida_backend.errors import AkidaBackendError
@@ -32,6 +33,7 @@ from akida_backend.importers.tflite_file import read_file
 from akida_backend.plan import HostSegment, Plan
 from akida_backend.runtime_host import installed_runtime, with_outputs
 from akida_backend.tflite_compiled import compiled_tflite
+from akida_backend.writing import write_text
 
 EQUAL: Final = "equal"
 KINDS: Final = ("BUILTIN_REF", "AUTO")
@@ -148,12 +150,6 @@ def table(paths: Sequence[Path], module: Any, samples: int) -> Iterator[str]:  #
         yield f"| {path.name} | {len(plan.programs)} | {host} | {' | '.join(cells)} |"
 
 
-def model_files(given: Sequence[Path]) -> list[Path]:
-    """The files, and those in the folders."""
-    files = [f for p in given for f in (sorted(p.rglob("*.tflite")) if p.is_dir() else [p])]
-    return list(dict.fromkeys(files))
-
-
 def main() -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -161,7 +157,8 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, default=Path("reports/delegate.md"))
     parser.add_argument("--samples", type=int, default=4)
     given = parser.parse_args()
-    models = given.models or [Path(os.environ.get("AKIDA_BACKEND_MODELS", "models"))]
+    folder = Path(os.environ.get("AKIDA_BACKEND_MODELS", "models"))
+    models = model_files(given.models or [folder], ".tflite")
     runtime = installed_runtime()
     if runtime is None:
         sys.exit("no TFLite runtime is installed: pip install ai-edge-litert")
@@ -171,9 +168,9 @@ def main() -> int:
         f"host='reference', {given.samples} seeded random samples per model, device akida2 "
         "(simulated).",
         "",
-        *table(model_files(models), module, given.samples),
+        *table(models, module, given.samples),
     ]
-    given.out.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    write_text(given.out, "\n".join(lines) + "\n")
     print(f"{given.out} written")
     return 0
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from model_files import model_files
 
 from akida_backend.errors import AkidaBackendError
 from akida_backend.graph import (
@@ -40,6 +41,7 @@ from akida_backend.graph import (
 )
 from akida_backend.loading import load
 from akida_backend.reference import run_graph
+from akida_backend.writing import write_text
 
 PACKAGES: Final = {
     Arithmetic.TFLITE: "ai_edge_litert",
@@ -218,13 +220,6 @@ def table(proofs: Sequence[Proof], arithmetic: Arithmetic, samples: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def models_in(paths: Sequence[Path]) -> list[Path]:
-    found = [
-        file for path in paths for file in ([path] if path.is_file() else path.rglob("*.tflite"))
-    ]
-    return sorted(found)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Table of models equal to a runtime's kernels.")
     folder = os.environ.get("AKIDA_BACKEND_MODELS")
@@ -239,10 +234,10 @@ def main() -> int:
         print("no runtime to compare with: pip install ai-edge-litert", file=sys.stderr)
         return 2
     proofs = [
-        prove(path, arithmetic, samples=options.samples) for path in models_in(options.models)
+        prove(path, arithmetic, samples=options.samples)
+        for path in model_files(options.models, ".tflite")
     ]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(table(proofs, arithmetic, options.samples))
+    write_text(options.output, table(proofs, arithmetic, options.samples))
     unexplained = [proof.model for proof in proofs if proof.equal is False and not proof.cause]
     for model in unexplained:
         print(f"{model}: differs without a known cause")

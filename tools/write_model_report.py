@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from model_files import refuse_missing
+
 from akida_backend.compiler import compile as compile_model
 from akida_backend.errors import AkidaBackendError
 from akida_backend.graph import Graph
 from akida_backend.loading import load
 from akida_backend.plan import PlacedOperation, Plan
+from akida_backend.writing import write_text
 
 SUFFIXES: Final = (".tflite", ".onnx")
 REASONS_SHOWN: Final = 3
@@ -119,13 +122,13 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("reports/models.md"))
     parser.add_argument("--device", default="akida2")
     options = parser.parse_args()
+    refuse_missing(options.models)
     rows = [
         describe(path, name, options.device)
         for given in options.models
         for name, path in models_in(given).items()
     ]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(table(rows, options.device), encoding="utf-8")
+    write_text(options.output, table(rows, options.device))
     refused = sum(row.plan is None for row in rows)
     print(f"{len(rows)} models, {refused} refused, table in {options.output}")
     return 0

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from model_files import model_files
 
 from akida_backend.errors import (
     AkidaBackendError,
@@ -44,6 +45,7 @@ from akida_backend.graph import (
     TransposeConv2D,
 )
 from akida_backend.loading import load
+from akida_backend.writing import write_text
 
 MODULE: Final = "onnxruntime"
 
@@ -265,13 +267,6 @@ def table(proofs: Sequence[Proof], version: str, samples: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def models_in(paths: Sequence[Path]) -> list[Path]:
-    found = [
-        file for path in paths for file in ([path] if path.is_file() else path.rglob("*.onnx"))
-    ]
-    return sorted(found)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     folder = os.environ.get("AKIDA_BACKEND_MODELS")
@@ -285,9 +280,8 @@ def main() -> int:
         print("no runtime to compare with: pip install onnxruntime", file=sys.stderr)
         return 2
     version = str(importlib.import_module(MODULE).__version__)
-    proofs = [prove(path, samples=options.samples) for path in models_in(options.models)]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(table(proofs, version, options.samples))
+    proofs = [prove(path, samples=options.samples) for path in model_files(options.models, ".onnx")]
+    write_text(options.output, table(proofs, version, options.samples))
     unexplained = [proof.model for proof in proofs if proof.unexplained]
     for model in unexplained:
         print(f"{model}: differs without a known cause")

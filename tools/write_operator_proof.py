@@ -25,6 +25,7 @@ from akida_backend.document import Block, Heading, Items, Lines, Table, markdown
 from akida_backend.graph import Arithmetic, DType, Graph
 from akida_backend.onnx_writer import OnnxForm, write_onnx
 from akida_backend.reference import run_graph
+from akida_backend.writing import write_text
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -165,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.output is None:
         print(text)
     else:
-        given.output.write_text(text, encoding="utf-8", newline="\n")
+        write_text(given.output, text)
     return 0
 
 

@@ -35,6 +35,7 @@ from akida_backend.graph import (
 from akida_backend.loading import load
 from akida_backend.onnx_writer import Interface, OnnxForm, write_onnx
 from akida_backend.tflite_writer import same_pads, write_tflite
+from akida_backend.writing import spare
 
 TFLITE: Final = "tflite"
 FORMS: Final = (TFLITE, *(form.value for form in OnnxForm))
@@ -97,17 +98,19 @@ def write_twins(
     """Write the twins of one model and return their paths.
 
     Raises:
-        AkidaBackendError: The model cannot be read, or has no such form.
+        AkidaBackendError: The model cannot be read, has no such form, or would be written over.
     """
     graph = with_sayable_borders(load(model))
-    contents = {form: twin(graph, form, interface) for form in forms}
+    contents: dict[Path, bytes] = {}
+    for form in forms:
+        ending = TFLITE if form == TFLITE else f"{form}.onnx"
+        path = folder / f"{model.stem}.{ending}"
+        spare(path, [model])
+        contents[path] = twin(graph, form, interface)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for form, content in contents.items():
-        name = f"{model.stem}.tflite" if form == TFLITE else f"{model.stem}.{form}.onnx"
-        (folder / name).write_bytes(content)
-        written.append(folder / name)
-    return written
+    for path, content in contents.items():
+        path.write_bytes(content)
+    return list(contents)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,16 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--form", action="append", choices=FORMS, help="only this one; repeatable")
     parser.add_argument(
         "--interface",
-        type=Interface,
-        choices=list(Interface),
-        default=Interface.CHANNELS_LAST,
+        choices=[interface.value for interface in Interface],
+        default=Interface.CHANNELS_LAST.value,
         help="axes of the ONNX files' images: %(choices)s",
     )
     given = parser.parse_args(arguments)
+    interface = Interface(given.interface)
     refused = 0
     for model in given.models:
         try:
-            for path in write_twins(model, given.output, given.form or FORMS, given.interface):
+            for path in write_twins(model, given.output, given.form or FORMS, interface):
                 print(path)
         except AkidaBackendError as error:
             refused = 2

@@ -36,17 +36,23 @@ from akida_backend.options import Options
 from akida_backend.plan import PlacedOperation, Plan
 from akida_backend.report import mac_fraction
 
-NOTHING_TO_CHANGE: Final = ("OP-FOLDED", "REWRITE-HOST-HALF", "GRAPH-NOT-QUANTIZED", "OP-OPAQUE")
+NOTHING_TO_CHANGE: Final = (
+    "OP-FOLDED",
+    "REWRITE-HOST-HALF",
+    "GRAPH-NOT-QUANTIZED",
+    "GRAPH-FLOAT-EDGE",
+    "OP-OPAQUE",
+)
 
 
-def advice(graph: Graph, device: str, options: Mapping[str, object]) -> Advice:
+def advice(graph: Graph, device: str | Device, options: Mapping[str, object]) -> Advice:
     """Compile a model, look for changes of what stays on the host, and compile with each.
 
     Raises:
         InputError: An unknown device or option.
     """
-    chosen = Options.parse({**options, "device": device})
     target = find_device(device)
+    chosen = Options.parse({**options, "device": target.name})
     given = {name: value for name, value in options.items() if name != "device"}
     plan = placed(graph, target, given)
     measured = plan

@@ -18,7 +18,7 @@ from akida_backend.onnx_writer import write_onnx
 from akida_backend.plan import Plan
 from akida_backend.rewrites import ALL_REWRITES, legalise
 from akida_backend.tflite_writer import write_tflite
-from akida_backend.writing import replacing
+from akida_backend.writing import replacing, spare
 
 PROOF_SAMPLES: Final = 32
 EXACT: Final = "exact"
@@ -77,8 +77,8 @@ def write_proven(changed: Graph, original: Graph, path: str | os.PathLike[str]) 
     """Write a changed model, read it back, and let it appear only if it equals the original.
 
     Raises:
-        InputError: The name ends in something else than the original's format, the graph has no
-            form in it, or an output differs.
+        InputError: The name ends in something else than the original's format or is the
+            original's, the graph has no form in it, or an output differs.
         UnsupportedOperationError: The original cannot be executed, so nothing can be proven.
     """
     name = os.fspath(path)
@@ -88,6 +88,7 @@ def write_proven(changed: Graph, original: Graph, path: str | os.PathLike[str]) 
             f"{name}: the original is a {wanted} file, and only in its arithmetic can the written "
             f"model equal it\n  Give a name that ends in {wanted}."
         )
+    spare(name, [original.name])
     try:
         content = write_tflite(changed) if original.format == "tflite" else write_onnx(changed)
     except InputError as error:

@@ -23,6 +23,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but SystemExit of argparse escapes."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
         from akida_backend.cli.arguments import parse
         from akida_backend.cli.output import quantizer_shown
@@ -40,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("out of memory: use fewer samples (--limit)", REFUSED)
     except Exception as error:
         return _say(_defect(error), REFUSED)
+
+
+def _open_streams() -> None:
+    """Where the shell closed an output, nobody reads it; a file must not get its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
 
 
 def _say(message: str, code: int) -> int:

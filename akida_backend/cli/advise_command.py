@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import argparse
 
-from akida_backend import loading
 from akida_backend.advice.render import advice_document, advice_json
 from akida_backend.cli import HOLDS
 from akida_backend.cli.arguments import options_of
+from akida_backend.cli.model import graph_of
 from akida_backend.cli.output import show
 from akida_backend.compare import ALL_DEVICES
 from akida_backend.compatibility import Compatible, advise, create_from_model
-from akida_backend.compiled import plan_of
 from akida_backend.compiler import compile as compile_model
 from akida_backend.devices import devices
 from akida_backend.document import Block, Heading, Items, Lines
@@ -26,9 +25,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise InputError("--apply and -o FILE go together")
     if parsed.apply and every:
         raise InputError("--apply writes the model for one device: name it with --device")
-    if plan_of(parsed.model) is not None:
-        raise InputError(f"{parsed.model}: is compiled already\n  Give the model it was made of.")
-    graph = loading.load(parsed.model)
+    graph = graph_of(parsed)
     options = options_of(parsed)
     if not parsed.apply:
         names = _one_of_each_kind() if every else [parsed.device]

@@ -6,12 +6,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from akida_backend.errors import InputError
 from akida_backend.options import Options, unknown
+from akida_backend.writing import spare
 
 EPILOG: Final = "exit codes: 0 all asked for holds; 1 a threshold or --fallback failed; 2 bad input"
 
@@ -40,9 +43,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if flag is None:
             raise InputError(f"unexpected argument '{rest[0]}'")
         raise InputError(unknown("option", flag.partition("=")[0], flags))
+    _spare_inputs(parsed)
     parsed.device_given = getattr(parsed, "device", None)  # a saved plan has its own
     parsed.device = parsed.device_given or Options().device
     return parsed
+
+
+_INPUTS: Final = ("model", "data", "calibration")
+_OUTPUTS: Final = ("out", "json")
+
+
+def _spare_inputs(parsed: argparse.Namespace) -> None:
+    """No output is an input, or another output.
+
+    Raises:
+        InputError: One is.
+    """
+    named = [getattr(parsed, name, None) for name in _OUTPUTS]
+    outputs = [Path(name) for name in named if name is not None and name != "-"]
+    for output in outputs:
+        spare(output, [getattr(parsed, name, None) for name in _INPUTS])
+    kept = [os.path.realpath(path) for path in outputs if path.is_file() or not path.exists()]
+    if len(set(kept)) < len(kept):
+        raise InputError(f"-o and --json both name {outputs[0]}\n  Give each a file of its own.")
 
 
 def options_of(parsed: argparse.Namespace, **fixed: object) -> dict[str, object]:
@@ -53,7 +76,7 @@ def options_of(parsed: argparse.Namespace, **fixed: object) -> dict[str, object]
         if option.name == "device" or value is None or value is False:
             continue
         if isinstance(value, list):  # names may hold commas themselves
-            value = [entry for text in value for entry in re.split(r",(?=type:|name:)", text)]
+            value = [entry for text in value for entry in re.split(r",(?=type:|name:|op:)", text)]
         given[option.name] = value
     return {**given, **fixed}
 
@@ -102,13 +125,13 @@ class _Version(argparse.Action):
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="model file; by default the embedded network")
+    _model(parser, "model file; by default the embedded network", nargs="?")
     _data(parser)
     _options(parser)
 
 
 def _inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file")
+    _model(parser)
     parser.add_argument(
         "--format",
         choices=("text", "markdown"),
@@ -122,17 +145,16 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
         help="fail (exit 1) if a smaller share of the MACs than F (0 to 1) runs on the device",
     )
     parser.add_argument(
-        "--max-partitions",
-        dest="most_partitions",  # max_partitions is the policy, which would make it hold
+        "--check-partitions",
         type=_count,
         metavar="N",
         help="fail (exit 1) if there are more than N device segments",
     )
-    _options(parser, without=("max_partitions",))
+    _options(parser)
 
 
 def _advise(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file")
+    _model(parser)
     parser.add_argument(
         "--format",
         choices=("text", "markdown"),
@@ -153,14 +175,14 @@ def _advise(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file")
+    _model(parser)
     _data(parser)
     parser.add_argument("-o", "--out", metavar="OUT.npz", help="write outputs by name")
     _options(parser)
 
 
 def _compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file")
+    _model(parser)
     _data(parser)
     parser.add_argument("--output", metavar="NAME", help="output to compare (default: the first)")
     parser.add_argument(
@@ -193,25 +215,25 @@ def _compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _compile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file")
+    _model(parser)
     parser.add_argument(
         "-o",
         "--out",
         metavar="OUT.akp",
         required=True,
-        help="write the plan, which run, compare and InferenceSession take like a model; "
+        help="write the plan, which run, compare, inspect and InferenceSession take like a model; "
         "OUT.onnx, OUT.tflite: for onnxruntime and TFLite runtimes with this package's plug-ins",
     )
     _options(parser)
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model file")
+    _model(parser)
     parser.add_argument(
-        "--threads", type=_count, default=1, metavar="N", help="of every side (default: 1)"
+        "--threads", type=_positive, default=1, metavar="N", help="of every side (default: 1)"
     )
     parser.add_argument(
-        "--batch", type=_count, default=1, metavar="N", help="samples of one call (default: 1)"
+        "--batch", type=_positive, default=1, metavar="N", help="samples of one call (default: 1)"
     )
     parser.add_argument(
         "--against",
@@ -246,6 +268,18 @@ _COMMANDS: Final[tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]
 )
 
 
+def _model(parser: argparse.ArgumentParser, text: str = "model file", **how: str) -> None:
+    parser.add_argument("model", help=text, **how)  # type: ignore[arg-type]
+    parser.add_argument(
+        "--dimension",
+        action="append",
+        type=_dimension,
+        default=[],
+        metavar="NAME=N",
+        help="length of an axis that an ONNX model's inputs leave open; repeatable",
+    )
+
+
 def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
@@ -253,7 +287,7 @@ def _data(parser: argparse.ArgumentParser) -> None:
         help=".npz or .npy: the inputs by name or x, samples first, and perhaps class indices y "
         "(default: random samples)",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="use the first N samples only")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="use the first N samples only")
 
 
 def _options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
@@ -269,7 +303,7 @@ def _options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> 
         if option.type == "bool":
             group.add_argument(flag, action="store_true", default=None, help=text)
         elif isinstance(option.default, tuple):
-            group.add_argument(flag, action="append", metavar="type:T|name:N", help=text)
+            group.add_argument(flag, action="append", metavar="type:T|name:N|op:I", help=text)
         elif get_origin(hint) is Literal:
             choices = f"{{{','.join(get_args(hint))}}}"
             group.add_argument(flag, metavar=choices, help=_with_default(text, option.default))
@@ -339,11 +373,24 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 < value <= 3600.0:
-        raise argparse.ArgumentTypeError(f"needs seconds from 0 to 3600, got '{text}'")
+        raise argparse.ArgumentTypeError(f"needs more than 0 and at most 3600, got '{text}'")
     return value
+
+
+def _dimension(text: str) -> tuple[str, int]:
+    name, _, length = text.rpartition("=")
+    if not name or not length.isascii() or not length.isdigit() or len(length) > 9:
+        raise argparse.ArgumentTypeError(f"needs the name of an axis and a length, got '{text}'")
+    return name, int(length)
 
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"needs a whole number, got '{text}'")
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least 0, got '{text}'")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not int(text):
+        raise argparse.ArgumentTypeError(f"needs a whole number of at least 1, got '{text}'")
     return int(text)

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import argparse
 
-from akida_backend import loading
 from akida_backend.bench import bench, bench_document
 from akida_backend.cli import HOLDS
 from akida_backend.cli.arguments import options_of
+from akida_backend.cli.model import graph_of
 from akida_backend.cli.output import show
 from akida_backend.compare import ALL_DEVICES
 from akida_backend.errors import InputError
@@ -21,7 +21,7 @@ def run(parsed: argparse.Namespace) -> int:
     options = options_of(parsed)
     del options["threads"]  # of every side, not of the simulation alone
     result = bench(
-        loading.load(parsed.model),
+        graph_of(parsed),
         against=named,
         threads=parsed.threads,
         batch=parsed.batch,

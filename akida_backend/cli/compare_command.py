@@ -7,6 +7,7 @@ import argparse
 
 from akida_backend.cli import FAILED, HOLDS
 from akida_backend.cli.arguments import options_of
+from akida_backend.cli.model import model_of
 from akida_backend.cli.output import progress, say, show
 from akida_backend.compare import compare, device_rows
 from akida_backend.devices import device as find_device
@@ -17,7 +18,7 @@ from akida_backend.report import Json, comparison_document
 def run(parsed: argparse.Namespace) -> int:
     with progress("comparing") as advance:
         report = compare(
-            parsed.model,
+            model_of(parsed),
             parsed.data,
             device=parsed.device_given,
             limit=parsed.limit,
@@ -50,6 +51,14 @@ def _check_gates(report: Json, parsed: argparse.Namespace) -> None:
 def _judge(report: Json, parsed: argparse.Namespace) -> int:
     code = HOLDS
     source = report["results"][0]
+    if parsed.min_agreement is not None or parsed.max_accuracy_drop is not None:
+        for entry in report["placement"]:
+            if not entry["summary"]["operations_on_device"]:
+                say(
+                    f"{entry['device']}: nothing of the model runs on the device, so its "
+                    "thresholds hold of themselves; --fallback error or inspect "
+                    "--min-mac-fraction would fail"
+                )
     for row in device_rows(report):
         agreement = row["agreement_with_source"]
         if parsed.min_agreement is not None and agreement < parsed.min_agreement:

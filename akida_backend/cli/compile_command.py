@@ -9,9 +9,9 @@ import hashlib
 from akida_backend import compiler
 from akida_backend.cli import HOLDS
 from akida_backend.cli.arguments import options_of
-from akida_backend.cli.output import show
+from akida_backend.cli.model import graph_of
+from akida_backend.cli.output import say, show
 from akida_backend.compare import ALL_DEVICES
-from akida_backend.compiled import plan_of
 from akida_backend.document import Document, Lines, Table
 from akida_backend.errors import InputError
 from akida_backend.plan import DeviceSegment, Plan
@@ -33,11 +33,14 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.device.casefold() == ALL_DEVICES:
         raise InputError("compile needs one device; inspect and compare take 'all'")
     check_ending(parsed.out)
-    if plan_of(parsed.model) is not None:
-        raise InputError(f"{parsed.model}: is compiled already")
-    plan = compiler.compile(parsed.model, device=parsed.device, **options_of(parsed))
+    plan = compiler.compile(graph_of(parsed), device=parsed.device, **options_of(parsed))
     data = save_plan(plan, parsed.out)
     programs = _programs(plan)
+    if not programs:
+        say(
+            f"nothing of {plan.graph.name} runs on {plan.device.name}: {parsed.out} holds "
+            "operations of the host alone; akida-backend inspect gives the reasons"
+        )
     digest = content_hash(data) if is_plan(data) else hashlib.sha256(data).hexdigest()
     written = {"path": parsed.out, "bytes": len(data), "content_hash": digest}
     show(parsed, _document(plan, programs, written), {

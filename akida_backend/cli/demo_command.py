@@ -10,6 +10,7 @@ from akida_backend import compiler, demo, loading
 from akida_backend.calibration_data import read_samples
 from akida_backend.cli import HOLDS
 from akida_backend.cli.arguments import options_of
+from akida_backend.cli.model import graph_of
 from akida_backend.cli.output import progress, show
 from akida_backend.compare import ALL_DEVICES, compare
 from akida_backend.errors import InputError
@@ -26,13 +27,15 @@ def run(parsed: argparse.Namespace) -> int:
         raise InputError("demo needs one device; inspect and compare take 'all'")
     data = parsed.data
     if parsed.model is None:
-        graph = loading.load(demo.model_bytes(), name=demo.MODEL_NAME)
+        graph = loading.load(
+            demo.model_bytes(), name=demo.MODEL_NAME, dimensions=dict(parsed.dimension)
+        )
         if data is None:
             x, y = demo.samples()
             samples = read_samples(graph, {"x": x, "y": y})
             data = dataclasses.replace(samples, origin="embedded test images")
     else:
-        graph = loading.load(parsed.model)
+        graph = graph_of(parsed)
     plan = compiler.compile(graph, device=parsed.device, **options_of(parsed))
     with progress("comparing") as advance:
         report = compare(plan, data, limit=parsed.limit, progress=advance)

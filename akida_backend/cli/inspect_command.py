@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import argparse
 
-from akida_backend import compiler, loading
+from akida_backend import compiler
 from akida_backend.cli import FAILED, HOLDS
 from akida_backend.cli.arguments import options_of
+from akida_backend.cli.model import model_of
 from akida_backend.cli.output import say, show
 from akida_backend.compare import ALL_DEVICES, comparable_devices
-from akida_backend.compiled import plan_of, with_run_options
+from akida_backend.compiled import with_run_options
 from akida_backend.devices import devices
 from akida_backend.document import Lines, Table
 from akida_backend.options import Fallback, Options
@@ -41,15 +42,15 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _plans(parsed: argparse.Namespace, options: dict[str, object]) -> list[Plan]:
     """One per device that was asked for, or the one that was saved."""
-    saved = plan_of(parsed.model)
-    if saved is not None:
-        return [with_run_options(saved, parsed.device_given, options)]
-    graph = loading.load(parsed.model)
+    model = model_of(parsed)
+    if isinstance(model, Plan):
+        return [with_run_options(model, parsed.device_given, options)]
     every = parsed.device.casefold() == ALL_DEVICES
     names = comparable_devices(options) if every else (parsed.device,)
-    # Placement does not depend on how well the weights of Akida 1.0 are chosen.
-    placing = {**options, "allow_uncalibrated": True}
-    return [compiler.compile(graph, device=name, **placing) for name in names]
+    # Placement does not depend on how well the weights of Akida 1.0 are chosen; calibration inputs
+    # that are of no use are refused as everywhere.
+    placing = options if options.get("calibration") else {**options, "allow_uncalibrated": True}
+    return [compiler.compile(model, device=name, **placing) for name in names]
 
 
 def _devices(plans: list[Plan]) -> Table:
@@ -98,9 +99,9 @@ def _judge(plan: Plan, parsed: argparse.Namespace, fallback: Fallback) -> int:
             f"MACs on the device, found {0.0 if fraction is None else fraction:.4f}"
         )
         code = FAILED
-    if parsed.most_partitions is not None and len(plan.programs) > parsed.most_partitions:
+    if parsed.check_partitions is not None and len(plan.programs) > parsed.check_partitions:
         say(
-            f"{plan.device.name}: wanted at most {parsed.most_partitions} partitions, "
+            f"{plan.device.name}: wanted at most {parsed.check_partitions} partitions, "
             f"found {len(plan.programs)}"
         )
         code = FAILED

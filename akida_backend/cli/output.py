@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import sys
-import textwrap
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from akida_backend.graph import AnyArray
 from akida_backend.writing import replacing
 
 LINE = 76  # of a narrow terminal
-CLEAR_LINE = "\x1b[2K"
+NARROWEST = 40  # columns that reports are laid out for
 
 
 def show(parsed: argparse.Namespace, shown: Document, data: dict[str, Any]) -> None:
@@ -40,8 +39,15 @@ def show(parsed: argparse.Namespace, shown: Document, data: dict[str, Any]) -> N
     if getattr(parsed, "format", "text") == "markdown":
         to_stdout(document.markdown(shown))
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        to_stdout(document.text(shown, width=width))
+        encoding = sys.stdout.encoding or "utf-8"
+        to_stdout(document.text(shown, width=_width(), encoding=encoding))
+
+
+def _width() -> int:
+    """Columns of the terminal or of COLUMNS; else always the same, to compare transcripts."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return document.WIDTH
+    return max(shutil.get_terminal_size((document.WIDTH, 24)).columns, NARROWEST)
 
 
 def to_stdout(text: str) -> None:
@@ -53,8 +59,7 @@ def to_stdout(text: str) -> None:
         # Whatever is still buffered goes nowhere when the interpreter flushes it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.write(document.plain(text, sys.stdout.encoding or "ascii"))
         sys.stdout.flush()
     except OSError as error:
         # What is still buffered must not fail a second time at the end of the interpreter.
@@ -97,11 +102,21 @@ def progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
 class _QuantizerLine(logging.Handler):
     """One line of a terminal that names the layer being quantized, and goes when it is done."""
 
+    shown = 0  # columns of the line that is there
+
     def emit(self, record: logging.LogRecord) -> None:
-        begun = record.getMessage().startswith("quantizing")
-        text = textwrap.shorten(record.getMessage(), LINE) if begun else ""
-        sys.stderr.write(f"\r{CLEAR_LINE}{text}")
+        message = record.getMessage()
+        self.show(message if message.startswith("quantizing") else "")
+
+    def show(self, message: str) -> None:
+        """Blanks clear what was there: not every terminal knows a command for it."""
+        message = document.plain(message, "utf-8")
+        text = message if len(message) <= LINE else f"{message[: LINE - 3]}..."
+        if self.shown:
+            sys.stderr.write(f"\r{' ' * self.shown}\r")
+        sys.stderr.write(text)
         sys.stderr.flush()
+        self.shown = len(text)
 
 
 @contextmanager
@@ -119,4 +134,4 @@ def quantizer_shown() -> Iterator[None]:
     finally:
         logger.removeHandler(line)
         logger.setLevel(level)
-        sys.stderr.write(f"\r{CLEAR_LINE}")
+        line.show("")

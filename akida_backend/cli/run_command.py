@@ -11,7 +11,8 @@ import numpy as np
 from akida_backend.calibration_data import first_samples, random_samples, read_samples
 from akida_backend.cli import HOLDS
 from akida_backend.cli.arguments import options_of
-from akida_backend.cli.output import progress, show, write_arrays
+from akida_backend.cli.model import model_of
+from akida_backend.cli.output import progress, say, show, write_arrays
 from akida_backend.compare import ALL_DEVICES
 from akida_backend.compiled import compiled
 from akida_backend.document import Document, Lines, Table
@@ -34,9 +35,15 @@ from akida_backend.writing import replacing
 def run(parsed: argparse.Namespace) -> int:
     if parsed.device.casefold() == ALL_DEVICES:
         raise InputError("run needs one device; compare takes 'all'")
-    plan = compiled(parsed.model, parsed.device_given, options_of(parsed))
+    if parsed.out is not None and Path(parsed.out).suffix.lower() != ".npz":
+        raise InputError(
+            f"{parsed.out}: outputs are written by name, as .npz\n  Give a name that ends so."
+        )
+    plan = compiled(model_of(parsed), parsed.device_given, options_of(parsed))
     graph = plan.graph
     samples = random_samples(graph) if parsed.data is None else read_samples(graph, parsed.data)
+    for note in samples.notes:
+        say(note)
     samples = first_samples(graph, samples, parsed.limit)
     total = sample_count(graph, samples.feeds)
     executor = Executor(plan)

@@ -22,7 +22,10 @@ def stem(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_prints_changes_and_what_they_bring(stem: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_changes_and_what_they_bring(
+    stem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")  # no cell is folded
     assert main(["advise", stem, "--device", "akd1000"]) == 0
     shown = capsys.readouterr().out
     assert "a 7x7 kernel instead of 10x4 (train again)" in shown
@@ -94,4 +97,4 @@ def test_a_compiled_plan_is_refused(
     plan = str(tmp_path / "plan.akp")
     assert main(["compile", stem, "-o", plan]) == 0
     assert main(["advise", plan]) == 2
-    assert "is compiled already" in capsys.readouterr().err
+    assert "is a compiled plan, not a model" in capsys.readouterr().err

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from akida_backend.compiler import compile as compile_model
 from akida_backend.plan import DeviceSegment, Plan
 from akida_backend.program_check import check_program
+
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+
+import write_model_report
 
 MLPERF = "mlperf_tiny/mlperf_"
 PLACED = {
@@ -22,18 +24,6 @@ PLACED = {
     f"{MLPERF}resnet8_int8": 0.95,
     f"{MLPERF}ad01_int8": 0.95,
 }
-
-
-@pytest.fixture(scope="module")
-def write_model_report() -> ModuleType:
-    script = Path(__file__).parents[2] / "tools" / "write_model_report.py"
-    spec = importlib.util.spec_from_file_location("write_model_report", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def fraction(plan: Plan) -> float:
@@ -57,7 +47,7 @@ def test_the_stem_of_keyword_spotting_needs_its_rewrite(shared: Path) -> None:
 
 
 def test_every_model_compiles_or_is_refused_in_a_sentence(
-    shared: Path, write_model_report: ModuleType, pytestconfig: pytest.Config
+    shared: Path, pytestconfig: pytest.Config
 ) -> None:
     rows = [
         write_model_report.describe(path, name)

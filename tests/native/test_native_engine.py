@@ -221,6 +221,35 @@ def test_refuses_an_unknown_instruction_set_and_numbers_of_threads(program: Prog
             NativeEngine(program, threads=threads)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize(
+    "dropped", [pytest.param(True, id="dropped"), pytest.param(False, id="live-to-the-end")]
+)
+def test_a_session_with_threads_goes_on_in_a_forked_process(dropped: bool) -> None:
+    printed = in_python(
+        f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import numpy as np
+import akida_backend as ab
+from builders import GraphBuilder
+from forking import in_child
+b = GraphBuilder(1)
+session = ab.InferenceSession(b.build(b.conv2d(b.input(32, 32, 16), 32)), threads=2)
+feeds = {{session.get_inputs()[0].name: np.ones((64, 32, 32, 16), np.int8)}}
+(before,) = session.run(None, feeds)
+def go_on():
+    global session
+    for _ in range(2):
+        assert np.array_equal(session.run(None, feeds)[0], before)
+    if {dropped}:
+        session = None
+print(in_child(go_on), in_child(go_on), np.array_equal(session.run(None, feeds)[0], before))
+"""
+    )
+    assert printed == "0 0 True"
+
+
 def test_many_python_threads_share_one_engine(runnable_sets: tuple[str, ...]) -> None:
     assert runnable_sets
     chain = Chain(3).map(24, 24, 16)

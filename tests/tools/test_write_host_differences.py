@@ -15,6 +15,7 @@ from akida_backend.tflite_writer import write_tflite
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 
+from model_files import model_files
 from write_host_differences import EQUAL, differences, table
 
 
@@ -31,6 +32,16 @@ def test_reference_kernels_do_not_differ(litert: Runtime) -> None:
         found = differences(ab.compile(write_tflite(graph)), litert.module, 3)
         assert found["BUILTIN_REF"].outputs == EQUAL
         assert found["BUILTIN_REF"].cause == ""
+
+
+def test_models_that_are_missing_are_refused_and_folders_are_searched(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("deep/b.tflite", "a.tflite", "a.onnx"):
+        (tmp_path / name).touch()
+    found = model_files([tmp_path, tmp_path / "a.tflite"], ".tflite")
+    assert found == [tmp_path / "a.tflite", tmp_path / "deep" / "b.tflite"]
+    with pytest.raises(SystemExit, match="no such file or folder: none"):
+        model_files([tmp_path, Path("none")], ".tflite")
 
 
 def test_the_page_has_a_row_per_model_with_a_device_part(litert: Runtime, tmp_path: Path) -> None:

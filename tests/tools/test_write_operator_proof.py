@@ -38,8 +38,8 @@ def test_the_page_has_a_row_per_operation_and_the_causes(
     pytest.importorskip("onnxruntime")
     chosen = {name: onnx_twins.OPERATIONS[name] for name in ("add", "pad")}
     monkeypatch.setattr(write_operator_proof, "OPERATIONS", chosen)
-    assert main(["-o", str(tmp_path / "page.md"), "--seeds", "2"]) == 0
-    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert main(["-o", str(tmp_path / "reports" / "page.md"), "--seeds", "2"]) == 0
+    text = (tmp_path / "reports" / "page.md").read_text(encoding="utf-8")
     assert "| pad | equal | equal | equal | equal |" in text
     assert "| add | equal | equal | equal | " in text
     assert "VNNI" in text
