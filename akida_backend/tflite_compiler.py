@@ -275,15 +275,15 @@ class Compiler:
         *,
         picked: bool,
     ) -> None:
-        callback = -1
-        if segment is not None:
-            callback = next(_NUMBERS)
-            SEGMENTS[callback] = segment
         program = program_to_bytes(claim.segment.program)
         nodes = [graph.nodes[index].index for index in claim.operators]
         picks = np.zeros(0, np.int32)
         if claim.picks is not None and picked:
             picks = claim.picks
+        callback = -1
+        if segment is not None:  # last: the library gives back what it was given
+            callback = next(_NUMBERS)
+            SEGMENTS[callback] = segment
         self._library.akida_backend_tflite_add_segment(
             answer,
             _Segment(

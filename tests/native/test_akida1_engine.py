@@ -201,6 +201,23 @@ def separate_potentials() -> Program:
     return chain.build()
 
 
+@pytest.mark.parametrize("phase", range(4))
+@pytest.mark.parametrize(("kernel", "channels"), [(7, 79), (5, 127), (3, 255)])
+def test_sums_of_joined_pixels_fit_their_16_bits(
+    kernel: int, channels: int, phase: int, runnable_sets: tuple[str, ...]
+) -> None:
+    """Neighbouring weights that are far larger in one pairing than in the other."""
+    chain = Akida1Chain(17).map(2, 16, channels)
+    row = np.array([0, -8, -8, 0], np.int8)[(np.arange(kernel * channels) + phase) % 4]
+    weights = np.broadcast_to(row.reshape(kernel, channels), (3, kernel, kernel, channels))
+    chain.conv(3, kernel, weights=weights)
+    program = chain.build()
+    x = np.full((1, 2, 16, channels), 255, np.uint8)
+    expected = Simulator(program).run(x)
+    for name in runnable_sets:
+        assert_same(NativeEngine(program, instruction_set=name).run(x), expected, name)
+
+
 def two_parts(sign: int, *, dense: bool, per_channel: bool = False) -> Callable[[], Program]:
     """Weights of the second part are those of the first one times `sign`; 0: others."""
 

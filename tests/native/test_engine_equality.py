@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 
@@ -16,7 +17,15 @@ from program_strategies import random_input, seeded_program
 from akida_backend.engine import NativeEngine
 from akida_backend.errors import ProgramError
 from akida_backend.graph import DType, Size2D
-from akida_backend.program import MaxPool, NoActivation, Padding, Program, ReLU
+from akida_backend.program import (
+    InputConv2D,
+    MaxPool,
+    NoActivation,
+    Padding,
+    Program,
+    ReLU,
+    Rescale,
+)
 from akida_backend.simulator import Simulator
 
 SEEDS_IN_CI = 300
@@ -89,6 +98,32 @@ def mobile_network() -> Program:
     chain.conv(80, average=True)
     chain.dense(23, wide=True)
     return chain.build(dtype=DType.INT8, factor=2.0**-17)
+
+
+@pytest.mark.parametrize("phase", range(4))
+def test_sums_of_joined_pixels_fit_their_16_bits(
+    phase: int, runnable_sets: tuple[str, ...]
+) -> None:
+    """Neighbouring weights that are far larger in one pairing than in the other."""
+    chain = Chain(16).image(16, 16)
+    chain.stem(4, 7, 1, activation=NoActivation())
+    program = chain.build()
+    (stem,) = program.layers
+    assert isinstance(stem, InputConv2D)
+    row = np.array([0, 31, 31, 0], np.int8)[(np.arange(21) + phase) % 4]
+    rescale = Rescale(np.full(4, 100, np.uint8), np.full(4, -19, np.int8))
+    weights = np.broadcast_to(row.reshape(7, 3), stem.weights.shape)
+    stem = dataclasses.replace(stem, weights=weights, rescale=rescale)
+    port = dataclasses.replace(
+        program.input, dtype=DType.UINT8, recode=np.arange(256, dtype=np.int16)
+    )
+    program = dataclasses.replace(program, layers=(stem,), input=port)
+    x = np.full((1, 16, 16, 3), 255, np.uint8)
+    _, expected = Simulator(program).run(x, raw=True)
+    assert np.unique(expected).size > 4
+    for name in runnable_sets:
+        _, codes = NativeEngine(program, instruction_set=name).run(x, raw=True)
+        assert_same(codes, expected, name)
 
 
 def residual_network() -> Program:

@@ -969,11 +969,12 @@ class Planner {
     const int64_t pixels = part.size.height * part.size.width;
     const int64_t work = pixels * filters * taps.rows * taps.run;
     std::vector<BlockShape> blocks = given;
+    // First: it moves taps into other pairs.
+    if (!sink.accumulators && part.listing == 0) join_pixels(part, taps, blocks);
     // Bases are 16-bit factors there.
     const bool may_be_narrow = part.digit_bits == 0 || taps.rows == 2;
     const int32_t narrow = may_be_narrow ? narrow_quads(taps, part.largest_input) : 0;
     if (narrow == 0 && part.digit_bits > 0) multiply_digits(taps, part.digit_bits);
-    if (!sink.accumulators && part.listing == 0) join_pixels(part, taps, blocks);
     auto* job = plan_->storage.make<Convolution>();
     job->source = part.source;
     job->target = part.target;
