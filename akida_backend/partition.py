@@ -119,6 +119,7 @@ def _best_region(
     """Positions and output of the heaviest valid region that reads `start` only."""
     candidates = wiring.candidates
     inner = {start}  # what a further member may read
+    potentials: set[str] = set()  # what no further layer may read
     made: dict[str, int] = {}
     pending = [i for i in wiring.readers[start] if i in left]
     while pending:
@@ -126,6 +127,10 @@ def _best_region(
         candidate = candidates[i]
         if candidate.output in made or not inner.issuperset(candidate.inputs):
             continue
+        if _gives_potentials(candidate) or not potentials.isdisjoint(candidate.inputs):
+            if not (potentials.isdisjoint(candidate.inputs) or isinstance(candidate, Alias)):
+                continue
+            potentials.add(candidate.output)
         needed = wiring.needed_beyond(i, left)
         if not (needed <= {candidate.output} and _may_stand(candidate, start)):
             continue

@@ -67,7 +67,7 @@ def lower_region(
     """
     uniform: frozenset[str] = frozenset()
     while True:
-        result = _lower(region, graph, device, options, name, measured, uniform, tuned=True)
+        result = _lower(region, graph, device, options, name, measured, uniform)
         if isinstance(result, LoweredSegment) or measured is None:
             return result
         inputs = frozenset(result.candidate.inputs)
@@ -89,7 +89,7 @@ def further_refusals(
     rest = region.behind(first.candidate)
     everything = frozenset(candidate.output for candidate in region.candidates)
     while rest is not None:
-        result = _lower(rest, graph, device, options, "", measured, everything, tuned=False)
+        result = _lower(rest, graph, device, options, "", measured, everything)
         if isinstance(result, LoweredSegment):
             break
         found.append(result)
@@ -105,8 +105,6 @@ def _lower(
     name: str,
     measured: Measured | None,
     uniform: frozenset[str],
-    *,
-    tuned: bool,
 ) -> LoweredSegment | SegmentRefusal:
     codes = assign_codes(
         graph,
@@ -121,9 +119,7 @@ def _lower(
     entry = input_port(graph, region.input, codes[region.input])
     offsets: dict[str, FloatArray] = {}
     context = LoweringContext(graph, options, codes, offsets, sums=sums_of(graph, region))
-    tuner = None
-    if tuned and measured is not None:
-        tuner = Tuner(measured, entry, codes, region.macs(graph))
+    tuner = None if measured is None else Tuner(measured, entry, codes, region.macs(graph))
     canonical: dict[str, str] = {}
     layers: list[ProgramLayer] = []
     assumptions: dict[str, None] = {}
