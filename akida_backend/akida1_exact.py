@@ -11,10 +11,11 @@ reach as it is, or the same multiple of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,28 +59,61 @@ SLACK: Final = 0.25  # of one code, for scales in float32
 MOST_CODES: Final = 256  # of a tensor between the stages of a layer
 
 
+_REACHES: Final[WeakKeyDictionary[Graph, dict[str, tuple[float, float]]]] = WeakKeyDictionary()
+
+
 def real_reach(name: str, graph: Graph) -> tuple[float, float]:
     """Ends of what a tensor can hold, by its range and the activations it went through."""
-    low, high = graph.tensors[name].real_range
+    known = _REACHES.setdefault(graph, {})
+    waiting = [name]
+    while waiting:
+        missing = [source for source in _passed_on(waiting[-1], graph) if source not in known]
+        waiting += missing
+        if not missing and (tensor := waiting.pop()) not in known:
+            known[tensor] = _reach(tensor, graph, known)
+    return known[name]
+
+
+def _passed_on(name: str, graph: Graph) -> tuple[str, ...]:
+    """Tensors whose ends decide those of another."""
     match graph.producers.get(name):
         case Conv2D(activation=Activation.NONE) as op if _is_small(op, graph):
-            first, last = _reach_of_sums(op, graph)
+            return (op.input,)
+        case Minimum(a=a, b=b):
+            return a, b
+        case (
+            MaxPool2D(input=before)
+            | AveragePool2D(input=before)
+            | Mean(input=before)
+            | Reshape(input=before)
+            | Transpose(input=before)
+        ):
+            return (before,)
+        case Quantize(input=before) if _one_scale(before, name, graph):
+            return (before,)
+        case _:
+            return ()
+
+
+def _reach(
+    name: str, graph: Graph, known: Mapping[str, tuple[float, float]]
+) -> tuple[float, float]:
+    """Ends of one tensor; those of `_passed_on` are known."""
+    tensor = graph.tensors[name]
+    low, high = tensor.real_range
+    sources = [known[source] for source in _passed_on(name, graph)]
+    match graph.producers.get(name):
+        case Conv2D() as op if sources:
+            first, last = _reach_of_sums(op, graph, *sources[0])
         case Conv2D(activation=bound) | DepthwiseConv2D(activation=bound):
             first, last = bound.real_range
         case Add(activation=bound) | FullyConnected(activation=bound) | Relu(bound=bound):
             first, last = bound.real_range
-        case Minimum(a=a, b=b):
-            (first, last), (other, least) = real_reach(a, graph), real_reach(b, graph)
-            first, last = min(first, other), min(last, least)
-        case MaxPool2D(input=before) | AveragePool2D(input=before) | Mean(input=before):
-            first, last = real_reach(before, graph)
-        case Reshape(input=before) | Transpose(input=before):
-            first, last = real_reach(before, graph)
-        case Quantize(input=before) if _one_scale(before, name, graph):
-            first, last = real_reach(before, graph)
-        case None if graph.tensors[name].data is not None:
-            ends = _constant_reals(graph.tensors[name])
+        case None if tensor.data is not None:
+            ends = _constant_reals(tensor)
             first, last = float(ends.min()), float(ends.max())
+        case _ if sources:
+            first, last = min(low for low, _ in sources), min(high for _, high in sources)
         case _:
             return low, high
     return max(low, first), min(high, last)
@@ -92,10 +126,9 @@ def _is_small(op: Conv2D, graph: Graph) -> bool:
     return weights.data is not None and weights.is_quantized and height == width == 1
 
 
-def _reach_of_sums(op: Conv2D, graph: Graph) -> tuple[float, float]:
+def _reach_of_sums(op: Conv2D, graph: Graph, low: float, high: float) -> tuple[float, float]:
     bank = filter_bank(op, graph)
     flat = bank.weights.reshape(len(bank.weights), -1) * bank.scale[:, None]
-    low, high = real_reach(op.input, graph)
     ends = np.sort([flat * min(low, 0.0), flat * max(high, 0.0)], axis=0).sum(axis=2) + bank.bias
     return float(ends[0].min()), float(ends[1].max())
 
@@ -277,13 +310,13 @@ def fitted_staircase(
     wanted = np.minimum(wanted, high + 1)
     nominal = np.broadcast_to(1.0 / (sums.unit * _factor(sums.stage[0], graph)), low.shape)
     steps = [nominal, *(_rises(wanted) / np.arange(1, LEVELS)[:, None])]
-    best = _fixed(nominal)
+    best = _steps_from_above(nominal)
     threshold = wanted[0] - 1
     least = np.full(low.shape, LEVELS + 1)
     middle = np.rint(nominal / 2).astype(np.int64) - sums.added // sums.unit + shift
     for start in (middle, middle - 1, wanted[0] - 1):
         for step in steps:
-            trial = _fixed(np.clip(step, 1e-6, MAX_STEP - 1))
+            trial = _steps_from_above(np.clip(step, 1e-6, MAX_STEP - 1))
             found = np.minimum(np.clip(_device_steps(start, trial), low, None), high + 1)
             off = (found != wanted).sum(axis=0)
             better = off < least
@@ -303,12 +336,21 @@ def _rises(wanted: Integers) -> FloatArray:
     return rises
 
 
-def _fixed(step: FloatArray) -> StepActivation:
-    """Steps in fixed point, rounded up so that a whole multiple does not fall below itself."""
-    _, above = np.frexp(MAX_STEP / (step + 1e-6))
-    shift = np.clip(above - 1, 0, MAX_STEP_SHIFT - 4)
-    value = np.clip(np.ceil(np.ldexp(step, shift)), 1, MAX_STEP)
+def fixed_point_steps(
+    step: FloatArray,
+    rounding: Callable[[FloatArray], FloatArray] = np.rint,
+    most_shift: int = MAX_STEP_SHIFT,
+) -> StepActivation:
+    """Steps with as many fraction bits as fit."""
+    _, above = np.frexp(MAX_STEP / np.maximum(step, 2.0**-MAX_STEP_SHIFT))
+    shift = np.clip(above - 1, 0, most_shift)
+    value = np.clip(rounding(np.ldexp(step, shift)), 1, MAX_STEP)
     return StepActivation(value.astype(np.uint32), shift.astype(np.uint8))
+
+
+def _steps_from_above(step: FloatArray) -> StepActivation:
+    """Steps rounded up, so that a whole multiple does not fall below itself."""
+    return fixed_point_steps(step, np.ceil, MAX_STEP_SHIFT - 4)
 
 
 def _device_steps(threshold: Integers, activation: StepActivation) -> Integers:

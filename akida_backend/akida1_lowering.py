@@ -16,7 +16,6 @@ from typing import Final, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from akida_backend.akida1_arithmetic import MAX_STEP, MAX_STEP_SHIFT
 from akida_backend.akida1_chain import (
     TINY,
     Arriving,
@@ -33,7 +32,12 @@ from akida_backend.akida1_chain import (
     weighted_operations,
     with_signs_apart,
 )
-from akida_backend.akida1_exact import Staircase, fitted_staircase, step_notes
+from akida_backend.akida1_exact import (
+    Staircase,
+    fitted_staircase,
+    fixed_point_steps,
+    step_notes,
+)
 from akida_backend.calibration import Measured
 from akida_backend.candidate import LEVEL_BITS
 from akida_backend.constraints import LayerType
@@ -389,14 +393,6 @@ def _with_constants(
     constant |= np.abs(result.offset) > INT32 * result.scale
     weights = np.where(constant.reshape(-1, 1, 1, 1), 0, result.weights).astype(np.int8)
     return dataclasses.replace(result, weights=weights)
-
-
-def fixed_point_steps(step: FloatArray) -> StepActivation:
-    """Steps with as many fraction bits as fit."""
-    _, above = np.frexp(MAX_STEP / np.maximum(step, 2.0**-MAX_STEP_SHIFT))
-    shift = np.clip(above - 1, 0, MAX_STEP_SHIFT)
-    value = np.clip(np.rint(np.ldexp(step, shift)), 1, MAX_STEP)
-    return StepActivation(value.astype(np.uint32), shift.astype(np.uint8))
 
 
 def _flat(result: QuantizedLayer) -> NDArray[np.int64]:

@@ -33,11 +33,11 @@ from akida_backend.device_engine import engine_name, open_engine
 from akida_backend.document import Document, Lines, Table
 from akida_backend.errors import InputError
 from akida_backend.execute import Executor
-from akida_backend.graph import AnyArray, DType, Graph, Quantize, Softmax
+from akida_backend.graph import AnyArray, DType, Graph, Quantize, Softmax, short_name
 from akida_backend.onnx_writer import Interface, from_onnx, to_onnx, write_onnx
 from akida_backend.options import unknown
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
-from akida_backend.report import SCHEMA_VERSION, Json, model_json, short_name
+from akida_backend.report import SCHEMA_VERSION, Json, model_json
 from akida_backend.session import InferenceSession
 from akida_backend.simulator import Simulator
 from akida_backend.tflite_writer import write_tflite

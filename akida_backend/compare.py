@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -45,8 +44,6 @@ from akida_backend.report import (
 from akida_backend.runtime_host import host_name
 
 Reals = NDArray[np.float64]
-
-logger: Final = logging.getLogger("akida_backend")
 
 ALL_DEVICES: Final = "all"
 DECISIVE_STEPS: Final = 2
@@ -210,8 +207,6 @@ def _samples(
         return first_samples(graph, samples, limit), notes, True
     samples = read_samples(graph, data)
     notes = list(samples.notes)
-    for note in notes:
-        logger.warning("%s", note)
     used = _used_for_calibration(plan)
     if used:
         total, samples = samples.count, samples.without(used, graph.batch)

@@ -20,7 +20,7 @@ from akida_backend.constraints import Violation, graph_violation
 from akida_backend.devices import Device
 from akida_backend.devices import device as find_device
 from akida_backend.errors import InputError
-from akida_backend.graph import FoldedOperation, Graph, Operation
+from akida_backend.graph import FoldedOperation, Graph, Operation, short_name
 from akida_backend.importers.tflite_operators import OPERATOR_TYPES
 from akida_backend.loading import load
 from akida_backend.options import MOST_LISTED, Options, unknown
@@ -32,7 +32,6 @@ from akida_backend.partition import (
 from akida_backend.placement import key
 from akida_backend.plan import Plan
 from akida_backend.policy import apply_fallback
-from akida_backend.report import short_name
 from akida_backend.rewrites import legalise
 from akida_backend.segments import (
     LoweredSegment,

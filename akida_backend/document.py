@@ -25,6 +25,7 @@ SUBSTITUTES: Final = {"─": "-", "±": "+-"}  # for encodings without these
 
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _BREAKS: Final = re.compile(r"(?<=[-_;/,.:])|(?<=[a-z])(?=[A-Z])")  # places to break a long word
+_ERROR: Final = re.compile(r" ((?:±|\+-) [\d.]+)( \S+)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +242,13 @@ def _row(cells: list[list[str]], columns: list[_Column], widths: list[int], gap:
 
 
 def _words(cell: str, align: Align) -> list[str]:
-    """What is broken only if it is too wide itself: of numbers, their standard error."""
-    return re.split(r"\n| (?=±|\+-)" if align == "right" else r"[\n ]", cell)
+    """What is broken only if it is too wide itself: a number, and its standard error.
+
+    On two lines, each has the unit that stands behind both on one.
+    """
+    if align == "right":
+        return _ERROR.sub(r"\2\n\1\2", cell).split("\n")
+    return re.split(r"[\n ]", cell)
 
 
 def _broken(cell: str, width: int, align: Align) -> list[str]:

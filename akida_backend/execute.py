@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from akida_backend.device_engine import open_engine
 from akida_backend.errors import InputError
-from akida_backend.graph import AnyArray, Graph, Opaque, Operation
+from akida_backend.graph import AnyArray, Graph, Opaque, Operation, nominal_shape
 from akida_backend.host_kernels import HostKernel, host_kernel
 from akida_backend.importers.shape_inference import working_shape
 from akida_backend.options import Emulation, Host
@@ -271,7 +271,7 @@ def samples_at_once(graph: Graph) -> int:
     """Samples executed together, so that memory stays bounded."""
     if graph.batch is not None:
         return graph.batch
-    shapes = {n: tuple(1 if d is None else d for d in t.shape) for n, t in graph.tensors.items()}
+    shapes = {name: nominal_shape(tensor.shape) for name, tensor in graph.tensors.items()}
     borders = [working_shape(op, shapes.__getitem__) for op in graph.operations]
     needed = [t.values_per_sample for t in graph.tensors.values() if t.data is None]
     needed += [math.prod(shape) for shape in borders if shape is not None]

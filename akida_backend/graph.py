@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 AnyArray = NDArray[np.generic]
 Shape = tuple[int | None, ...]  # None is the symbolic batch and stands on axis 0 only
 
+LONGEST_NAME: Final = 60  # characters that are shown of a name
+
 
 class DType(Enum):
     """Element types a tensor may have; `numpy` is the type values are computed in."""
@@ -197,6 +199,23 @@ class Tensor:
     def values_per_sample(self) -> int:
         return int(np.prod([d for d in self.shape if d is not None], dtype=np.int64))
 
+    def check_result(self, value: AnyArray) -> None:
+        """What a runtime computes for one sample has the shape that the file declares.
+
+        Raises:
+            ValueError: It has another one; what follows was checked against the declared one.
+        """
+        if value.shape != (declared := nominal_shape(self.shape)):
+            raise ValueError(
+                f"result '{self.name}' is declared as {list(declared)}, "
+                f"but the runtime gives {list(value.shape)}"
+            )
+
+
+def nominal_shape(shape: Shape) -> tuple[int, ...]:
+    """Axis lengths for one sample, or for a fixed batch."""
+    return tuple(1 if length is None else length for length in shape)
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -216,6 +235,16 @@ class Location:
 
     def __str__(self) -> str:
         return f"{self.file}: op {self.index} {self.type} '{self.name}'"
+
+
+def short_name(name: str) -> str:
+    """A name without folders and repetitions; converters join the names of all they fused.
+
+    It names an operator to people beside its number: several may have the same.
+    """
+    parts = (part.rstrip("/").rpartition("/")[2] for part in name.split(";"))
+    short = ";".join(dict.fromkeys(parts))
+    return short if len(short) <= LONGEST_NAME else f"{short[: LONGEST_NAME - 3]}..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

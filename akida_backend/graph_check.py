@@ -24,7 +24,6 @@ from akida_backend.graph import (
     Softmax,
     Tensor,
 )
-from akida_backend.importers.flatbuffer_check import DAMAGED
 from akida_backend.importers.shape_inference import (
     FixedShape,
     InconsistentShapesError,
@@ -39,6 +38,10 @@ _BATCH: Final = 1_000_003  # stands for the symbolic batch; no axis is that long
 _MAX_LENGTH: Final = 2**31 - 1
 _MAX_WINDOW: Final = 2**22  # cells; a step of the computation each
 _WORKING_BYTES: Final = 4  # of a value while an operation computes, at least
+_SMALLER: Final = (
+    "Make the map, its pads or the window smaller; where they are not those of your model, the "
+    "file is damaged."
+)
 
 
 def graph_problems(graph: Graph) -> Iterator[str]:
@@ -69,7 +72,7 @@ def graph_problems(graph: Graph) -> Iterator[str]:
 
 
 def check_working_memory(graph: Graph) -> None:
-    """Refuse a graph whose operations need more memory than any tensor may take.
+    """Refuse a graph whose operations need more beside its tensors than any tensor may take.
 
     Borders, and what a transposed convolution cuts off, stand in no tensor: a few bytes of a file
     could ask for any amount. So could windows that lie on borders, of time.
@@ -81,7 +84,7 @@ def check_working_memory(graph: Graph) -> None:
         ImportModelError: It is so.
     """
     for location, problem in _working_problems(graph):
-        raise ImportModelError(str(location), problem, remedy=DAMAGED)
+        raise ImportModelError(str(location), problem, remedy=_SMALLER)
 
 
 def _working_problems(graph: Graph) -> Iterator[tuple[Location, str]]:
@@ -89,11 +92,15 @@ def _working_problems(graph: Graph) -> Iterator[tuple[Location, str]]:
         if isinstance(op, MaxPool2D | AveragePool2D) and op.window.area > _MAX_WINDOW:
             yield op.location, f"a window of {op.window} has more than {_MAX_WINDOW} cells"
         shape = working_shape(op, lambda name: _nominal(graph.tensors[name], 1))
-        if shape is not None and _WORKING_BYTES * math.prod(shape) > MAX_TENSOR_BYTES:
+        if shape is None:
+            continue
+        names = (*graph.activations_of(op), *op.outputs)
+        declared = max(math.prod(_nominal(graph.tensors[name], 1)) for name in names)
+        if _WORKING_BYTES * (math.prod(shape) - declared) > MAX_TENSOR_BYTES:
             yield (
                 op.location,
                 f"a map of {list(shape)}, borders included, takes more than "
-                f"{MAX_TENSOR_BYTES} bytes",
+                f"{MAX_TENSOR_BYTES} bytes beside its tensors",
             )
 
 

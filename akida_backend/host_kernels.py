@@ -32,6 +32,7 @@ from akida_backend.graph import (
     Softmax,
     Tensor,
     Transpose,
+    nominal_shape,
 )
 
 HostKernel = Callable[[AnyArray], AnyArray]
@@ -221,7 +222,7 @@ class _Source:
             case Reshape():
                 if y.values_per_sample != self.index.size:
                     return None
-                index, fill = self.index.reshape(_sides(y)), self.fill
+                index, fill = self.index.reshape(nominal_shape(y.shape)), self.fill
             case Transpose(permutation=permutation):
                 if graph.batch is None and permutation[:1] != (0,):
                     return None
@@ -235,7 +236,7 @@ class _Source:
                 if self.fill is not None and self.fill.tobytes() != fill.tobytes():
                     return None
                 index = np.pad(self.index, amounts, constant_values=-1)
-        return _Source(index, fill) if index.shape == _sides(y) else None
+        return _Source(index, fill) if index.shape == nominal_shape(y.shape) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -275,11 +276,6 @@ class _Rows:
         return cls(heads, runs.astype(np.uint32), stride, length)
 
 
-def _sides(tensor: Tensor) -> tuple[int, ...]:
-    """Shape of one sample, or of a fixed batch."""
-    return tuple(1 if side is None else side for side in tensor.shape)
-
-
 def _movement(
     operations: Sequence[Operation], graph: Graph, library: ctypes.CDLL | None
 ) -> tuple[HostKernel, int] | None:
@@ -288,7 +284,7 @@ def _movement(
     x = graph.tensors[name]
     if x.values_per_sample > LARGEST_MOVE:
         return None
-    source = _Source(np.arange(x.values_per_sample, dtype=np.int32).reshape(_sides(x)))
+    source = _Source(np.arange(x.values_per_sample, dtype=np.int32).reshape(nominal_shape(x.shape)))
     count = 0
     for op in operations:
         if count and graph.sole_consumer(name) is not op:
@@ -317,7 +313,7 @@ def _gather(
     fill = source.fill if source.fill is not None else np.zeros(1, given)
     block, count = x.values_per_sample, index.size
     moves = ctypes.byref(_Moves(block, rows, fill.repeat(rows.length)))
-    batched, whole = None in sides, _sides(y)
+    batched, whole = None in sides, nominal_shape(y.shape)
 
     def run(values: AnyArray) -> AnyArray:
         values = _checked(values, given)

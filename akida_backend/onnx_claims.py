@@ -17,7 +17,7 @@ from functools import cached_property
 import onnx
 
 from akida_backend.epcontext import Boundary, Compiled
-from akida_backend.graph import Graph, Operation, Pad, Reshape, Tensor, Transpose
+from akida_backend.graph import Graph, Operation, Pad, Reshape, Tensor, Transpose, nominal_shape
 from akida_backend.importers.onnx_forms import FileForm, file_forms
 from akida_backend.plan import DeviceSegment, Plan
 from akida_backend.sample_view import NotAViewError, view_of
@@ -222,9 +222,8 @@ def _between(
     output = _boundary(graph.tensors[segment.program.output.tensor], last, into_program=False)
     viewed = boundary
     if entry.moves:
-        lengths = [1 if length is None else length for length in boundary.shape[1:]]
         order = [axis - 1 for axis in first.layout[1:]]
-        view = view_of(graph, entry.moves, lengths, order)
+        view = view_of(graph, entry.moves, nominal_shape(boundary.shape[1:]), order)
         viewed = dataclasses.replace(boundary, view=view, transposed=None)
     compiled = Compiled(segment.program, plan.graph.sha256, viewed, output)
     return Claim(segment, tuple(sorted(nodes)), compiled, entry.tensor, boundary)

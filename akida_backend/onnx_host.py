@@ -20,13 +20,12 @@ import onnx
 from onnx import helper
 
 from akida_backend.errors import AkidaBackendError, UnsupportedOperationError
-from akida_backend.graph import AnyArray, Graph, Opaque, Operation
+from akida_backend.graph import AnyArray, Graph, Opaque, Operation, nominal_shape
 from akida_backend.importers.onnx import opaque_operands, read_onnx
 from akida_backend.importers.onnx_file import FileNode, OnnxFile, read_file
 from akida_backend.importers.onnx_forms import FileForm, file_forms
 from akida_backend.importers.onnx_tensors import NUMBERS, to_proto
 from akida_backend.importers.onnx_types import outer_names
-from akida_backend.runtime_host import check_shape
 
 MODULE: Final = "onnxruntime"
 
@@ -219,7 +218,7 @@ class _Runner:
         found: dict[str, AnyArray] = {}
         for place, parts in zip(self.outputs.values(), zip(*rows, strict=True), strict=True):
             for part in parts:
-                check_shape(tensors[place.tensor], np.asarray(part).transpose(place.layout))
+                tensors[place.tensor].check_result(np.asarray(part).transpose(place.layout))
             whole = np.concatenate(parts) if batched else np.asarray(parts[0])
             dtype = tensors[place.tensor].dtype.numpy
             found[place.tensor] = np.asarray(whole.transpose(place.layout), dtype, order="C")
@@ -286,7 +285,6 @@ def _extract(
 
 def _info(graph: Graph, name: str, place: _Place) -> onnx.ValueInfoProto:
     tensor = graph.tensors[place.tensor]
-    shape = [tensor.shape[place.layout.index(axis)] for axis in range(len(place.layout))]
-    return helper.make_tensor_value_info(
-        name, NUMBERS[tensor.dtype], [1 if length is None else length for length in shape]
-    )
+    lengths = nominal_shape(tensor.shape)
+    shape = [lengths[place.layout.index(axis)] for axis in range(len(place.layout))]
+    return helper.make_tensor_value_info(name, NUMBERS[tensor.dtype], shape)

@@ -42,7 +42,7 @@ from akida_backend.errors import (
     InputError,
     UnsupportedOperationError,
 )
-from akida_backend.graph import AnyArray, Graph, Operation, Shape
+from akida_backend.graph import AnyArray, Graph, Operation, Shape, nominal_shape
 from akida_backend.importers.onnx_file import parse
 from akida_backend.importers.tflite_file import IDENTIFIER
 from akida_backend.loading import load
@@ -512,7 +512,7 @@ class _SourceSegments:
 
 def _array(address: int, shape: Shape, dtype: np.dtype[np.generic]) -> AnyArray:
     """Memory of somebody else."""
-    lengths = tuple(1 if length is None else length for length in shape)
+    lengths = nominal_shape(shape)
     count = math.prod(lengths) * dtype.itemsize
     view = memoryview((ctypes.c_uint8 * count).from_address(address)).cast("B")
     values: AnyArray = np.frombuffer(view, dtype).reshape(lengths)

@@ -27,10 +27,10 @@ from akida_backend.graph import (
     StridedSlice,
     Transpose,
     Unpack,
+    short_name,
 )
 from akida_backend.options import Fallback
 from akida_backend.plan import PlacedOperation, Plan
-from akida_backend.report import short_name
 
 logger: Final = logging.getLogger("akida_backend")
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from akida_backend import document
 from akida_backend.document import Block, Code, Document, Heading, Items, Lines, Table
-from akida_backend.graph import Graph, Tensor
+from akida_backend.graph import Graph, Tensor, short_name
 from akida_backend.plan import (
     DeviceSegment,
     HostSegment,
@@ -27,7 +27,6 @@ Json = dict[str, Any]
 
 SCHEMA_VERSION: Final = 1
 NOT_CHECKED: Final = "memory and NP count not checked"
-LONGEST_NAME: Final = 60  # characters that are shown of a name
 NOT_QUANTIZED: Final = "GRAPH-NOT-QUANTIZED"
 
 
@@ -371,16 +370,6 @@ def _multiplication(plan: Plan) -> str:
     if plan.device.generation > 1 or taken <= source or not source:
         return ""
     return f", which take {taken:,} device MACs, {taken / source:.1f} times the source's"
-
-
-def short_name(name: str) -> str:
-    """A name without folders and repetitions; converters join the names of all they fused.
-
-    It names an operator to people beside its number: several may have the same.
-    """
-    parts = (part.rstrip("/").rpartition("/")[2] for part in name.split(";"))
-    short = ";".join(dict.fromkeys(parts))
-    return short if len(short) <= LONGEST_NAME else f"{short[: LONGEST_NAME - 3]}..."
 
 
 def _placement_table(placement: Iterable[PlacedOperation]) -> Table:

@@ -27,7 +27,6 @@ from akida_backend.graph import (
     Operation,
     Pad,
     Reshape,
-    Tensor,
     Transpose,
 )
 from akida_backend.importers.tflite_file import read_file
@@ -180,20 +179,6 @@ def run_in_runtime(
         ) from error
 
 
-def check_shape(tensor: Tensor, value: AnyArray) -> None:
-    """What a runtime computes for one sample has the shape that the file declares.
-
-    Raises:
-        ValueError: It has another one; what follows was checked against the declared one.
-    """
-    declared = tuple(1 if length is None else length for length in tensor.shape)
-    if value.shape != declared:
-        raise ValueError(
-            f"result '{tensor.name}' is declared as {list(declared)}, "
-            f"but the runtime gives {list(value.shape)}"
-        )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Runner:
     """An interpreter of some operators, with the names of its inputs and outputs.
@@ -221,7 +206,7 @@ class _Runner:
                     for n, value in given.items()
                 ]
                 for name, value in zip(self.outputs, self._invoke(feeds), strict=True):
-                    check_shape(tensors[name], value)
+                    tensors[name].check_result(value)
                     rows[name].append(value)
         return {
             name: np.concatenate(parts).astype(tensors[name].dtype.numpy, copy=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from akida_backend.graph import Graph, Operation, Pad, Reshape, Transpose
+from akida_backend.graph import Graph, Operation, Pad, Reshape, Transpose, nominal_shape
 
 _NO_AXIS: Final = -1  # of the source: an axis of length 1 that a reshape made
 
@@ -78,7 +78,7 @@ def view_of(
                 axes = [axes[axis - 1] for axis in op.permutation[1:]]
             case Reshape():
                 shape = graph.tensors[op.output].shape[1:]
-                axes = _regrouped(axes, [1 if n is None else n for n in shape])
+                axes = _regrouped(axes, list(nominal_shape(shape)))
             case Pad():
                 if fill or op.amounts[0] != (0, 0):
                     raise NotAViewError("a second pad, or one of the batch")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from akida_backend.graph import Graph, Operation, Pad, Reshape, Transpose
+from akida_backend.graph import AnyArray, Graph, Operation, Pad, Reshape, Transpose, nominal_shape
 from akida_backend.importers.tflite_file import TfliteFile
 from akida_backend.plan import DeviceSegment, HostSegment, Plan
 from akida_backend.reference import run_operations
@@ -119,8 +119,8 @@ def _movement(
     count = tensor.values_per_sample
 
     def moved(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-        shape = tuple(1 if length is None else length for length in tensor.shape)
-        stored = {source: values.astype(tensor.dtype.numpy).reshape(shape)}
+        shaped = values.astype(tensor.dtype.numpy).reshape(nominal_shape(tensor.shape))
+        stored: dict[str, AnyArray] = {source: shaped}
         run_operations(tuple(reversed(chain)), graph, stored)
         return stored[target].reshape(-1).view(np.uint8)
 

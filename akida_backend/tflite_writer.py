@@ -66,6 +66,7 @@ from akida_backend.graph import (
     Transpose,
     TransposeConv2D,
     Unpack,
+    nominal_shape,
 )
 from akida_backend.importers.tflite_file import TfliteFile, read_file
 from akida_backend.program import Program
@@ -211,7 +212,7 @@ class _Writer:
         return self._graph.tensors[name].dtype
 
     def _image_size(self, name: str) -> Size2D:
-        _, height, width, _ = (1 if d is None else d for d in self._graph.tensors[name].shape)
+        _, height, width, _ = nominal_shape(self._graph.tensors[name].shape)
         return Size2D(height, width)
 
     def _padding(
@@ -381,7 +382,7 @@ class _Writer:
             )
         if isinstance(op, FullyConnected):
             return self._fully_connected(op, weights, activation)
-        _, height, width, last = _written(weights.shape)
+        _, height, width, last = nominal_shape(weights.shape)
         window = Size2D(height, width)
         if isinstance(op, TransposeConv2D):
             return self._transpose_conv(op, window, activation)
@@ -397,7 +398,7 @@ class _Writer:
             version = 7 if int4 else _version(dtype, int8=3, int16=4)
             bias = [] if op.bias is not None or dtype.is_float else [self._zero_bias(op)]
             return self._plain(op, "CONV_2D", "Conv2DOptions", options, more=bias, version=version)
-        *_, channels = _written(self._shape(op.input))
+        *_, channels = nominal_shape(self._shape(op.input))
         options["DepthMultiplier"] = last // channels
         version = 7 if int4 else _version(dtype, int8=3, int16=5)
         if op.dilation != ONE:
@@ -415,7 +416,7 @@ class _Writer:
             )
         scale = weights.quantization.scale * np.float32(source.quantization.single_scale)
         axis = None if weights.quantization.is_per_tensor else 0
-        filters, *_ = _written(weights.shape)
+        filters, *_ = nominal_shape(weights.shape)
         dtype = DType.INT64 if source.dtype is DType.INT16 else DType.INT32
         zeros = np.zeros(filters, dtype.numpy)
         quantization = Quantization(scale, np.zeros(scale.size, np.int64), axis)
@@ -434,7 +435,7 @@ class _Writer:
             **self._padding(op, op.output, op.input, op.pads, window, op.stride),
             **activation,
         }
-        shape = self._int32(op.output, "output_shape", _written(self._shape(op.output)))
+        shape = self._int32(op.output, "output_shape", nominal_shape(self._shape(op.output)))
         inputs = [shape, op.weights, op.input, *([] if op.bias is None else [op.bias])]
         if op.activation is not Activation.NONE:
             version = 4
@@ -614,10 +615,6 @@ def _mask(bits: Iterable[bool]) -> int:
     return sum(bit << position for position, bit in enumerate(bits))
 
 
-def _written(shape: Shape) -> list[int]:
-    return [1 if length is None else length for length in shape]
-
-
 def _writable(tensor: Tensor) -> DType:
     if tensor.dtype not in _TENSOR_TYPES:
         raise InputError(
@@ -660,7 +657,7 @@ def _tensor_record(tensor: Tensor, *, is_variable: bool = False) -> TensorRecord
     return TensorRecord(
         name=tensor.name,
         type=_TENSOR_TYPES[_writable(tensor)],
-        shape=_written(tensor.shape),
+        shape=list(nominal_shape(tensor.shape)),
         signature=signature if None in tensor.shape else None,
         scale=() if scales is None else scales.scale.tolist(),
         zero_point=() if scales is None else scales.zero_point.tolist(),

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,20 +24,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         InputError: It cannot be written.
     """
     try:
-        target = Path(os.path.realpath(path))
-        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
-        if target.exists() and not target.is_file():  # a pipe or device such as /dev/null
-            with target.open("wb") as special:
+        if path.exists() and not path.is_file():  # /dev/null, or /dev/stdout that is a pipe
+            with path.open("wb") as special:
                 yield special
             return
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name}.", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        target = Path(os.path.realpath(path))
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        with open(temporary, "xb", opener=_private if mode is not None else None) as file:
             try:
-                yield file  # type: ignore[misc]
+                yield file
                 file.close()
-                temporary.chmod(mode)  # temporary files are private
+                if mode is not None:
+                    temporary.chmod(mode)
                 temporary.replace(target)
             except BaseException:
                 file.close()
@@ -86,7 +85,6 @@ def _is_same(first: Path, second: Path) -> bool:
         return False  # whoever opens it says why it cannot be opened
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _private(path: str, flags: int) -> int:
+    """Opens a file that only its owner reads; without it a new file gets the usual permissions."""
+    return os.open(path, flags, 0o600)

@@ -362,13 +362,13 @@ class _Reader:
         if not open_axes or not all(open_axes):
             return _FIXED_SIZES
         names = list(dict.fromkeys(open_axes))
-        in_python = ", ".join(f"{name!r}: N" for name in names)
+        in_python = ", ".join(f"{name!r}: LENGTH" for name in names)
         return (
-            f"Give lengths to {', '.join(map(repr, names))}, in place of N: "
-            + " ".join(f"--dimension {shlex.quote(f'{name}=N')}" for name in names)
+            f"Give lengths to {', '.join(map(repr, names))}, in place of LENGTH: "
+            + " ".join(f"--dimension {shlex.quote(f'{name}=LENGTH')}" for name in names)
             + f" on the command line, load(path, dimensions={{{in_python}}}) in Python, "
             "in an onnxruntime session "
-            f"sess_options.add_free_dimension_override_by_name({names[0]!r}, N). "
+            f"sess_options.add_free_dimension_override_by_name({names[0]!r}, LENGTH). "
             "Only the batch may stay open."
         )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import numpy as np
@@ -37,7 +38,6 @@ _WIDER: Final = {
     if two in _NUMBERS
 }
 _OPERANDS: Final = 3  # value, scale, zero point
-Readers = Mapping[str, Sequence[onnx.NodeProto]]
 
 
 def widen_activations(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
@@ -47,56 +47,66 @@ def widen_activations(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         ImportModelError: A 2-bit constant contradicts itself or is too large.
     """
     types = {constant.name: constant.data_type for constant in model.graph.initializer}
+    short = {
+        constant.name: constant
+        for constant in model.graph.initializer
+        if constant.data_type in _WIDER and constant.data_location != TensorProto.EXTERNAL
+    }
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    given = {value.name for value in model.graph.output}
+    given = {"", *(value.name for value in model.graph.output)}
     narrow = {
-        node.output[0]: node
+        _first(node.output): node
         for node in model.graph.node
         if node.op_type == "QuantizeLinear"
         and len(node.input) == _OPERANDS
         and types.get(node.input[2]) in _GRIDS
+        and (types[node.input[2]] not in _WIDER or node.input[2] in short)
         and (node.input[0] not in types or types[node.input[2]] in _WIDER)
-        and node.output[0] not in given
+        and _first(node.output) not in given
         and all(
             reader.op_type == "DequantizeLinear" and reader.input[2:] == node.input[2:]
-            for reader in readers.get(node.output[0], [])
+            for reader in readers.get(_first(node.output), [])
         )
     }
-    short = {
-        name
-        for name, kind in types.items()
-        if kind in _WIDER and name not in given and _only_dequantized(name, readers, narrow)
-    }
-    narrow = {
-        name: node
-        for name, node in narrow.items()
-        if types[node.input[2]] not in _WIDER or node.input[2] in short
-    }
-    if not narrow and not short:
+    # Whatever else reads a constant of 2 bits goes on reading it, so nodes get another beside it.
+    dequantized = [
+        _codes(node)
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and _codes(node) <= short.keys()
+    ]
+    wanted = {node.input[2] for node in narrow.values()}.union(*dequantized) & short.keys()
+    if not narrow and not wanted:
         return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     del changed.graph.node[:]
-    for constant in changed.graph.initializer:
-        if constant.name in short:
-            _double(constant, label)
+    twins: dict[str, str] = {}
+    for name in sorted(wanted):
+        twin = changed.graph.initializer.add()
+        twin.CopyFrom(short[name])
+        _double(twin, label)
+        twins[name] = twin.name = _free(f"{name}/4_bits", types.keys())
     constants = Constants(changed.graph.initializer, label, None)
     zeros: dict[str, str] = {}
     bounds: dict[int, str] = {}
     for node in model.graph.node:
         copy = changed.graph.node.add()
         copy.CopyFrom(node)
-        wide = node.output[0] in narrow
-        if not wide and not (node.op_type == "DequantizeLinear" and node.input[0] in narrow):
+        wide = _first(node.output) in narrow
+        back = node.op_type == "DequantizeLinear"
+        if not wide and not (back and _first(node.input) in narrow):
+            if back and _codes(node) <= twins.keys():
+                for place in range(0, len(copy.input), 2):
+                    copy.input[place] = twins.get(copy.input[place], "")
             continue
         zero = node.input[2]
         shift, bits = _GRIDS[types[zero]]
         if zero not in zeros:
             try:
-                _, values = constants.read(zero)
+                _, values = constants.read(twins.get(zero, zero))
             except ImportModelError:
                 return model
             codes = (values.astype(int) + shift).ravel().tolist()
@@ -121,19 +131,18 @@ def widen_activations(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     return changed
 
 
-def _only_dequantized(name: str, readers: Readers, narrow: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether a constant is only codes or zero point of nodes that are the same in more bits."""
-    return all(
-        (node.op_type == "DequantizeLinear" and name in (node.input[0], *node.input[2:]))
-        or (node.output[0] in narrow and name == node.input[2])
-        for node in readers.get(name, [])
-    )
+def _first(names: Sequence[str]) -> str:
+    """Of a node's inputs or outputs; damaged files have nodes without."""
+    return names[0] if names else ""
+
+
+def _codes(node: onnx.NodeProto) -> set[str]:
+    """What must have one type: codes and zero point of a node that dequantizes."""
+    return {name for name in (*node.input[:1], *node.input[2:]) if name}
 
 
 def _double(constant: TensorProto, label: str) -> None:
-    """Write codes of 2 bits in 4; data in other files stay, and have no arithmetic here."""
-    if constant.data_location == TensorProto.EXTERNAL:
-        return
+    """Write codes of 2 bits in 4."""
     field = "raw_data" if constant.HasField("raw_data") else "int32_data"
     count = math.prod(constant.dims)
     stored = getattr(constant, field)
@@ -155,7 +164,7 @@ def _double(constant: TensorProto, label: str) -> None:
     constant.data_type = _WIDER[constant.data_type]
 
 
-def _free(wanted: str, taken: frozenset[str] | set[str]) -> str:
+def _free(wanted: str, taken: AbstractSet[str]) -> str:
     while wanted in taken:
         wanted += "_"
     return wanted

@@ -20,6 +20,7 @@ from akida_backend.graph import (
     Operation,
     ShapeOf,
     Tensor,
+    nominal_shape,
 )
 from akida_backend.graph_check import check_working_memory
 from akida_backend.importers.flatbuffer_check import DAMAGED
@@ -42,7 +43,6 @@ from akida_backend.importers.tflite_operators import (
     Arguments,
     NotModelledError,
     convert,
-    nominal_shape,
 )
 from akida_backend.importers.type_rules import mixes_types, type_problem
 
@@ -112,7 +112,7 @@ class _Translation:
         return tuple(self._file.tensors[index].tensor.name for index in indices)
 
     def _shape(self, name: str) -> FixedShape:
-        return nominal_shape(self._tensors[name])
+        return nominal_shape(self._tensors[name].shape)
 
     def _nominal_batch(self) -> int:
         for index in self._file.inputs:
@@ -131,7 +131,7 @@ class _Translation:
                     remedy=DAMAGED,
                 )
         for index in self._file.inputs:
-            for length in nominal_shape(self._file.tensors[index].tensor)[:1]:
+            for length in nominal_shape(self._file.tensors[index].tensor.shape)[:1]:
                 return length
         return 1
 
@@ -199,7 +199,7 @@ class _Translation:
             raise operator.table.error("Shape", str(problem)) from None
         for index, shape in zip(operator.outputs, shapes, strict=True):
             entry = self._file.tensors[index]
-            declared = nominal_shape(entry.tensor)
+            declared = nominal_shape(entry.tensor.shape)
             if isinstance(op, Opaque):
                 for axis in entry.unknown_axes:
                     if axis != 0:
@@ -295,7 +295,7 @@ class _Translation:
                 )
 
     def _check_total_size(self, tensors: Mapping[str, Tensor]) -> None:
-        total = sum(byte_count(t.dtype, nominal_shape(t)) for t in tensors.values())
+        total = sum(byte_count(t.dtype, nominal_shape(t.shape)) for t in tensors.values())
         if total > MAX_ALL_TENSOR_BYTES:
             raise ImportModelError(
                 f"{self._name}: subgraph 0, field tensors",

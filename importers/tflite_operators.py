@@ -57,6 +57,7 @@ from akida_backend.graph import (
     Transpose,
     TransposeConv2D,
     Unpack,
+    nominal_shape,
 )
 from akida_backend.importers.flatbuffer_check import Table
 from akida_backend.importers.shape_inference import FixedShape, same_pads
@@ -124,7 +125,7 @@ class Arguments:
         return tuple(self.name(position) for position in range(len(self.inputs)))
 
     def shape(self, position: int) -> FixedShape:
-        return nominal_shape(self.input(position))
+        return nominal_shape(self.input(position).shape)
 
     def constant(self, position: int, role: str) -> str:
         """Name of an input that has to be a constant."""
@@ -202,11 +203,6 @@ class Arguments:
             raise self.error("Inputs", f"input {position} {list(shape)} is not an NHWC tensor")
         _, height, width, _ = shape
         return Size2D(height, width)
-
-
-def nominal_shape(tensor: Tensor) -> FixedShape:
-    """Axis lengths while importing, when the batch still has its number."""
-    return tuple(length for length in tensor.shape if length is not None)
 
 
 def _pair(options: Table, height_field: str, width_field: str) -> Size2D:

@@ -11,6 +11,7 @@ from compiling import layers
 from onnx import TensorProto, helper
 from onnx_models import OnnxBuilder, feeds_of
 
+from akida_backend.akida1_exact import real_reach
 from akida_backend.akida_arithmetic import Integers
 from akida_backend.compiler import compile as compile_model
 from akida_backend.errors import InputError
@@ -518,3 +519,26 @@ def _table(program: Program) -> list[int]:
     assert program.input.recode is not None
     table: list[int] = program.input.recode.tolist()
     return table
+
+
+# What a tensor can hold
+
+
+def test_a_chain_of_minima_costs_its_length() -> None:
+    b = GraphBuilder(54)
+    x = b.conv2d(b.input(2, 2, 3), 4, activation=Activation.RELU6, scaling=SIXTEEN)
+    for _ in range(64):
+        x = b.minimum(x, x)
+    low, high = real_reach(x, b.build(x))
+    assert (low, high) == (0.0, 6.0)
+
+
+def test_long_chains_of_convolutions_need_no_stack() -> None:
+    b = GraphBuilder(55)
+    x = b.input(1, 1, 1, scaling=(1.0, 0))
+    one = np.ones((1, 1, 1, 1), np.int8)
+    for _ in range(1200):
+        x = b.conv2d(x, 1, kernel=1, bias=False, weights=one, scaling=(1.0, 0))
+    graph = b.build(x)
+    low, high = real_reach(x, graph)
+    assert -1e-6 < low <= high < 1e-6  # weights of about 0.01

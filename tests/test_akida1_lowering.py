@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from akida_backend.akida1_lowering import fixed_point_steps
+from akida_backend.akida1_exact import fixed_point_steps
 from akida_backend.compiler import compile as compile_model
 from akida_backend.execute import Executor, run_source
 from akida_backend.graph import Activation, AnyArray, DType, Graph

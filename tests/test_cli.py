@@ -571,6 +571,36 @@ def test_a_device_file_is_written_to_and_not_replaced() -> None:
     assert not Path(os.devnull).is_file()
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_a_pipe_is_written_to() -> None:
+    reading, writing = os.pipe()
+    with replacing(Path(f"/dev/fd/{writing}")) as file:
+        file.write(b"x")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as read:
+        assert read.read() == b"x"
+
+
+def test_the_mask_of_permissions_is_never_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(_: int) -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(os, "umask", changed)
+    write_text(tmp_path / "out", "x")
+    assert (tmp_path / "out").read_text() == "x"
+
+
+def test_a_replacement_is_private_until_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_text("old")
+    target.chmod(0o600)
+    with replacing(target):
+        (temporary,) = tmp_path.glob(".out.*.part")
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+
+
 def test_a_folder_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"), replacing(tmp_path):
         pass
@@ -631,6 +661,30 @@ def test_a_closed_output_is_no_error(closed: str, folder: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert bool(done.stdout) == (closed == "2>&-")
+
+
+OPENED = """
+import os, sys, tempfile
+from akida_backend import cli
+cli._open_streams()
+with tempfile.TemporaryFile() as file:
+    os.write(int(sys.argv[1]), str(file.fileno()).encode())
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "<&- >&- 2>&-", "<&-"])
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes its streams")
+def test_no_file_gets_the_number_of_a_closed_stream(closed: str) -> None:
+    reading, writing = os.pipe()
+    subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" "$2" {closed}', sys.executable, OPENED, str(writing)],
+        check=True,
+        pass_fds=(writing,),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    os.close(writing)
+    with os.fdopen(reading, "rb") as read:
+        assert int(read.read()) > 2
 
 
 @pytest.mark.parametrize("command", ["inspect", "compare --per-layer --limit 2", "run --limit 2"])

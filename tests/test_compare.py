@@ -265,7 +265,7 @@ def test_data_out_of_range_is_said(caplog: pytest.LogCaptureFixture) -> None:
     report = compare_function(GRAPH, np.full((2, *X.shape[1:]), 1e6, np.float32))
     (note,) = [note for note in report["notes"] if "cut off" in note]
     assert note.startswith("array: 100 % of the values lie outside ")
-    assert caplog.messages == [note]
+    assert caplog.messages == []  # a terminal would show it twice
 
 
 def test_says_how_much_runs_on_the_device() -> None:

@@ -98,11 +98,17 @@ def test_a_column_without_values_is_left_out() -> None:
     assert "accuracy" not in document.markdown([table]) + document.html_page_part([table])
 
 
-def test_standard_errors_are_broken_off_their_numbers_at_last() -> None:
-    table = Table((("result", "left"), ("agrees", "right")), (("source", "97.00 ± 1.7 %"),))
-    assert document.text([table], width=18).splitlines()[2:] == [
-        "source       97.00",
-        "           ± 1.7 %",
+@pytest.mark.parametrize(("encoding", "sign"), [("utf-8", "±"), ("ascii", "+-")])
+def test_standard_errors_are_broken_off_numbers_at_last_and_both_keep_their_unit(
+    encoding: str, sign: str
+) -> None:
+    cells = ("97.00 ± 1.7 %", "100.00 %", "5 ± 2")
+    table = Table((("result", "right"),), tuple((cell,) for cell in cells))
+    assert document.text([table], width=9, encoding=encoding).splitlines()[2:] == [
+        "  97.00 %",
+        f"{sign + ' 1.7 %':>9}",
+        " 100.00 %",
+        f"{'5 ' + sign + ' 2':>9}",
     ]
 
 

@@ -11,7 +11,7 @@ from onnx_models import OnnxBuilder
 
 from akida_backend import report as reports
 from akida_backend.compiler import compile as compile_model
-from akida_backend.graph import DType, Graph
+from akida_backend.graph import DType, Graph, short_name
 from akida_backend.loading import load
 from akida_backend.plan import Plan
 from builders import GraphBuilder
@@ -160,9 +160,9 @@ def test_weights_that_are_integers_in_a_float_model_are_no_reason_to_quantize_it
 
 def test_long_joined_names_are_shortened_in_tables_and_whole_in_json() -> None:
     name = "net/block/Relu6;net/bn/FusedBatchNormV3;other/Relu6;net/conv/Conv2D"
-    assert reports.short_name(name) == "Relu6;FusedBatchNormV3;Conv2D"
-    assert reports.short_name("plain") == "plain"
-    assert reports.short_name("x" * 200) == "x" * 57 + "..."
+    assert short_name(name) == "Relu6;FusedBatchNormV3;Conv2D"
+    assert short_name("plain") == "plain"
+    assert short_name("x" * 200) == "x" * 57 + "..."
 
 
 def test_a_share_shows_100_only_where_nothing_is_missing() -> None:

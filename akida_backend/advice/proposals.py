@@ -25,13 +25,13 @@ from akida_backend.graph import (
     Operation,
     Relu,
     Reshape,
+    short_name,
 )
 from akida_backend.ops import SPEC_OF
 from akida_backend.options import Options
 from akida_backend.partition import FOLLOWER_RULES
 from akida_backend.placement import place
 from akida_backend.plan import PlacedOperation
-from akida_backend.report import short_name
 from akida_backend.rewrites import single_channel
 from akida_backend.rewrites.rewriting import RewriteContext
 

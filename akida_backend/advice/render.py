@@ -10,6 +10,7 @@ from typing import Final
 from akida_backend.advice.model import Advice, Cost, ModelProposal, OperatorAdvice, Proposal
 from akida_backend.devices import Device, devices
 from akida_backend.document import Block, Document, Heading, Items, Lines, Table
+from akida_backend.graph import short_name
 from akida_backend.plan import PlacedOperation
 from akida_backend.report import (
     NOT_QUANTIZED,
@@ -21,7 +22,6 @@ from akida_backend.report import (
     placed_line,
     plan_json,
     quantize_hint,
-    short_name,
 )
 
 _MARKS: Final = {Cost.SAME: ["same values"], Cost.OPTION: [], Cost.TRAINING: ["train again"]}

@@ -39,6 +39,7 @@ from akida_backend.graph import (
     StridedSlice,
     Tensor,
     Unpack,
+    nominal_shape,
 )
 from akida_backend.graph_check import graph_problems
 from akida_backend.importers.shape_inference import InconsistentShapesError, output_shapes
@@ -74,7 +75,7 @@ def settled(changed: Graph, original: Graph) -> Graph | None:
                 return None
             op = fitted
         try:
-            shapes = output_shapes(op, lambda name: _nominal(tensors[name].shape))
+            shapes = output_shapes(op, lambda name: nominal_shape(tensors[name].shape))
         except InconsistentShapesError:
             return None
         for name, shape in zip(op.outputs, shapes, strict=True):
@@ -86,10 +87,6 @@ def settled(changed: Graph, original: Graph) -> Graph | None:
         operations=tuple(operations)
     )
     return None if next(graph_problems(result), None) else result
-
-
-def _nominal(shape: Shape) -> tuple[int, ...]:
-    return tuple(1 if length is None else length for length in shape)
 
 
 def _fitted(op: Operation, original: Graph, tensors: Tensors) -> Operation | None:

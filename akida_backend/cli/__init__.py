@@ -19,6 +19,8 @@ FAILED = 1
 REFUSED = 2
 INTERRUPTED = 130
 
+LAST_STREAM = 2  # number of standard error
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but SystemExit of argparse escapes."""
@@ -44,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Where the shell closed an output, nobody reads it; a file must not get its number."""
+    """Where the shell closed a stream, nobody reads it; a file must not get its number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= LAST_STREAM:
+        pass
+    os.close(number)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115

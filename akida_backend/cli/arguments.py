@@ -44,6 +44,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             raise InputError(f"unexpected argument '{rest[0]}'")
         raise InputError(unknown("option", flag.partition("=")[0], flags))
     _spare_inputs(parsed)
+    _one_length_per_axis(parsed)
     parsed.device_given = getattr(parsed, "device", None)  # a saved plan has its own
     parsed.device = parsed.device_given or Options().device
     return parsed
@@ -275,9 +276,21 @@ def _model(parser: argparse.ArgumentParser, text: str = "model file", **how: str
         action="append",
         type=_dimension,
         default=[],
-        metavar="NAME=N",
+        metavar="NAME=LENGTH",
         help="length of an axis that an ONNX model's inputs leave open; repeatable",
     )
+
+
+def _one_length_per_axis(parsed: argparse.Namespace) -> None:
+    """Of two lengths for one axis, one is a mistake.
+
+    Raises:
+        InputError: An axis is given twice.
+    """
+    names = [name for name, _ in getattr(parsed, "dimension", ())]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            raise InputError(f"--dimension: axis '{name}' is given twice\n  Give it one length.")
 
 
 def _data(parser: argparse.ArgumentParser) -> None:

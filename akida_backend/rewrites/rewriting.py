@@ -22,6 +22,7 @@ from akida_backend.graph import (
     Quantization,
     Shape,
     Tensor,
+    nominal_shape,
 )
 from akida_backend.importers.tflite_file import MAX_TENSOR_BYTES, byte_count
 from akida_backend.options import Options
@@ -125,7 +126,7 @@ def check_size(dtype: DType, shape: Shape) -> None:
     Raises:
         TooLargeError: One sample takes more bytes than in any model file.
     """
-    if byte_count(dtype, tuple(1 if n is None else n for n in shape)) > MAX_TENSOR_BYTES:
+    if byte_count(dtype, nominal_shape(shape)) > MAX_TENSOR_BYTES:
         raise TooLargeError
 
 

@@ -105,10 +105,10 @@ def test_a_model_that_stays_on_the_host_is_compiled_with_a_warning(
 def test_axes_that_are_open_are_named_with_what_gives_them_a_length() -> None:
     with pytest.raises(ImportModelError) as refused:
         ab.load("open.onnx")
-    assert "--dimension height=N --dimension 'the width=N' on the command line" in str(
+    assert "--dimension height=LENGTH --dimension 'the width=LENGTH' on the command line" in str(
         refused.value
     )
-    assert "load(path, dimensions={'height': N, 'the width': N})" in str(refused.value)
+    assert "load(path, dimensions={'height': LENGTH, 'the width': LENGTH})" in str(refused.value)
 
 
 @pytest.mark.parametrize("command", ["inspect", "run", "compare", "advise", "compile", "demo"])
@@ -124,6 +124,11 @@ def test_every_command_gives_lengths_to_open_axes(command: str) -> None:
     [
         pytest.param("inspect open.onnx --dimension depth=3", "any of ['N', 'height'", id="name"),
         pytest.param("inspect open.onnx --dimension height=0", "at least 1", id="zero"),
+        pytest.param(
+            "inspect open.onnx --dimension height=3 --dimension height=9",
+            "--dimension: axis 'height' is given twice",
+            id="twice",
+        ),
         pytest.param("inspect open.onnx --dimension height", "and a length, got", id="form"),
         pytest.param("inspect m.tflite --dimension N=1", "are for ONNX models", id="tflite"),
         pytest.param("run m.akp --dimension N=1", "m.akp: the sizes of a compiled", id="plan"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx_models import OnnxBuilder, feeds_of, in_onnxruntime, opaque
 
@@ -119,6 +119,39 @@ def test_weights_of_two_bits_keep_their_integers(kind: int, *, raw: bool) -> Non
     assert tensor.quantization is not None
     assert tensor.quantization.single_zero_point == 1
     np.testing.assert_array_equal(tensor.data, codes.transpose(0, 2, 3, 1))
+
+
+@with_two_bits
+@pytest.mark.parametrize("shared", ["stored", "zero"])
+def test_two_bit_constants_may_have_other_readers(shared: str) -> None:
+    b = TwoBits()
+    codes = np.random.default_rng(3).integers(-2, 2, (3, 2, 1, 1))
+    stored, zero = b.four_codes("stored", INT2, codes), b.four_codes("zero", INT2, 1)
+    weights = b.node("DequantizeLinear", stored, b.constant(0.5), zero)
+    b.finish(b.node("Conv", b.real_input((1, 2, 5, 5)), weights))
+    reals = b.node("Cast", shared, to=TensorProto.FLOAT)
+    shape = () if shared == "zero" else codes.shape
+    b.outputs.append(helper.make_tensor_value_info(reals, TensorProto.FLOAT, shape))
+    graph = b.graph()
+    assert list(opaque(graph)) == ["Cast"]
+    (op,) = (op for op in graph.operations if isinstance(op, Conv2D))
+    np.testing.assert_array_equal(graph.tensors[op.weights].data, codes.transpose(0, 2, 3, 1))
+
+
+@with_two_bits
+@pytest.mark.parametrize(
+    ("node", "problem"),
+    [
+        pytest.param(helper.make_node("DequantizeLinear", [], ["y"]), "input 0 is absent", id="in"),
+        pytest.param(helper.make_node("Relu", ["x"], []), "writes nothing", id="out"),
+        pytest.param(helper.make_node("QuantizeLinear", ["x"], []), "writes nothing", id="codes"),
+    ],
+)
+def test_nodes_without_inputs_or_outputs_are_refused(node: NodeProto, problem: str) -> None:
+    b = pair(UINT2, 0)
+    b.nodes.append(node)
+    with pytest.raises(ImportModelError, match=problem):
+        b.graph()
 
 
 @with_two_bits
