@@ -157,10 +157,16 @@ def code_bounds(
     scale = output.quantization.scale[:1]
     zero = output.quantization.single_zero_point
     real_low, real_high = activation.real_range
+
+    def code(real: float) -> int:
+        with np.errstate(over="ignore"):
+            steps = np.clip(np.float32(real) / scale, -LARGEST_STEPS, LARGEST_STEPS)
+        return zero + int(nearest(steps)[0])
+
     if np.isfinite(real_low):
-        low = max(low, zero + int(nearest(np.float32(real_low) / scale)[0]))
+        low = max(low, code(real_low))
     if np.isfinite(real_high):
-        high = min(high, zero + int(nearest(np.float32(real_high) / scale)[0]))
+        high = min(high, code(real_high))
     return low, high
 
 

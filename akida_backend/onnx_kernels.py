@@ -83,13 +83,16 @@ def add(a: AnyArray, b: AnyArray, tensors: tuple[Tensor, Tensor], output: Tensor
         first, second = second, first
     target = _quantization(output)
     ratios, zeros = [], []
-    for _, tensor in (first, second):
-        ratios.append(_quantization(tensor).scale[0] / target.scale[0])
-        zeros.append(np.float32(_quantization(tensor).single_zero_point))
-    lifted = multiply_add(ratios[0], zeros[0], ratios[1] * zeros[1])
-    fixed = np.float32(target.single_zero_point) - lifted
-    total = multiply_add(second[0], ratios[1], fixed)
-    return _codes(multiply_add(first[0], ratios[0], total), output)
+    # Ratios beyond float32 are infinite; what has no value then is the zero point's code.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _, tensor in (first, second):
+            ratios.append(_quantization(tensor).scale[0] / target.scale[0])
+            zeros.append(np.float32(_quantization(tensor).single_zero_point))
+        lifted = multiply_add(ratios[0], zeros[0], ratios[1] * zeros[1])
+        fixed = np.float32(target.single_zero_point) - lifted
+        total = multiply_add(second[0], ratios[1], fixed)
+        codes = multiply_add(first[0], ratios[0], total)
+    return _codes(np.where(np.isnan(codes), target.single_zero_point, codes), output)
 
 
 def _is_held(a: AnyArray, b: AnyArray) -> bool:

@@ -242,7 +242,7 @@ class _Groups:
 
 def _next_power(wanted: float, base: float) -> float:
     """Smallest ``base * 2**k`` not below `wanted` (within float rounding)."""
-    return base * 2.0 ** math.ceil(math.log2(wanted / base) - 1e-9)
+    return math.ldexp(base, math.ceil(math.log2(wanted) - math.log2(base) - 1e-9))
 
 
 def _best_base(wanted: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from akida_backend.arithmetic import Reals, requantize
+from akida_backend.arithmetic import LARGEST_STEPS, Reals, requantize
 from akida_backend.candidate import (
     LEVEL_BITS,
     Candidate,
@@ -71,7 +71,8 @@ def reference(op: FullyConnected, env: Environment) -> tuple[AnyArray, ...]:
 def requantize_dense(accumulator: Integers, factor: Reals, arithmetic: Arithmetic) -> Integers:
     """Accumulators as output steps by the rule of TFLite's dense kernels, one rounding."""
     if arithmetic is Arithmetic.TFLITE:
-        return round_half_away(accumulator.astype(np.float64) * factor).astype(np.int64)
+        steps = np.clip(accumulator * factor, -LARGEST_STEPS, LARGEST_STEPS)
+        return round_half_away(steps).astype(np.int64)
     return requantize(accumulator, factor, arithmetic)
 
 

@@ -55,7 +55,8 @@ def _softmax_of_codes(op: Softmax, env: Environment) -> AnyArray:
     assert x.quantization is not None
     factor = min(op.beta * x.quantization.single_scale * 2 ** (31 - DIFFERENCE_BITS), 2.0**31 - 1)
     multiplier, shift = quantize_multiplier(factor)
-    smallest = -input_radius(DIFFERENCE_BITS, int(shift))
+    # Tiny scales shift right: every distance counts.
+    smallest = -input_radius(DIFFERENCE_BITS, max(int(shift), 0))
 
     # One exponential for each of the 256 possible distances below the row's maximum.
     distances = -np.arange(256)
