@@ -218,6 +218,9 @@ class _Groups:
         for name, peak in self._peaks.items():
             head = self.leader(name)
             wanted[head] = max(wanted.get(head, 0.0), peak / PEAK)
+        wanted = {
+            head: scale or 1.0 for head, scale in wanted.items()
+        }  # nothing but zeros fits any
         component = {head: head for head in wanted}
 
         def root(head: str) -> str:
@@ -242,7 +245,7 @@ class _Groups:
 
 def _next_power(wanted: float, base: float) -> float:
     """Smallest ``base * 2**k`` not below `wanted` (within float rounding)."""
-    return math.ldexp(base, math.ceil(math.log2(wanted) - math.log2(base) - 1e-9))
+    return base * 2.0 ** math.ceil(math.log2(wanted / base) - 1e-9)
 
 
 def _best_base(wanted: Sequence[float]) -> float:

@@ -336,3 +336,14 @@ def test_a_sum_on_an_impossible_scale_stays_on_the_host(scale: float, code: str)
     y = b.add(x, b.conv2d(x, 4), scaling=(scale, 0))
     plan = compiled(b.build(y))
     assert set(reasons(plan, 2)) == {code}
+
+
+def test_a_sum_with_a_map_of_zeros_has_a_scale() -> None:
+    """The highest code stands for zero, and ReLU leaves nothing below."""
+    b = GraphBuilder(3)
+    x = b.input(6, 6, 4)
+    zeros = b.conv2d(x, 4, activation=Activation.RELU, scaling=(0.1, 127))
+    graph = b.build(b.add(zeros, b.conv2d(x, 4)))
+    plan = compiled(graph)
+    feeds = random_inputs(graph, 2)
+    assert Executor(plan).run(feeds).values.keys() == set(graph.outputs)
