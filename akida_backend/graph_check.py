@@ -23,6 +23,7 @@ from akida_backend.graph import (
     Size2D,
     Softmax,
     Tensor,
+    nominal_shape,
 )
 from akida_backend.importers.shape_inference import (
     FixedShape,
@@ -56,7 +57,7 @@ def graph_problems(graph: Graph) -> Iterator[str]:
     yield from found
     if found:
         return
-    total = sum(byte_count(t.dtype, _nominal(t, 1)) for t in graph.tensors.values())
+    total = sum(byte_count(t.dtype, nominal_shape(t.shape)) for t in graph.tensors.values())
     if total > MAX_ALL_TENSOR_BYTES:
         yield f"the shapes add up to {total} bytes, more than {MAX_ALL_TENSOR_BYTES}"
         return
@@ -91,11 +92,11 @@ def _working_problems(graph: Graph) -> Iterator[tuple[Location, str]]:
     for op in graph.operations:
         if isinstance(op, MaxPool2D | AveragePool2D) and op.window.area > _MAX_WINDOW:
             yield op.location, f"a window of {op.window} has more than {_MAX_WINDOW} cells"
-        shape = working_shape(op, lambda name: _nominal(graph.tensors[name], 1))
+        shape = working_shape(op, lambda name: nominal_shape(graph.tensors[name].shape))
         if shape is None:
             continue
         names = (*graph.activations_of(op), *op.outputs)
-        declared = max(math.prod(_nominal(graph.tensors[name], 1)) for name in names)
+        declared = max(math.prod(nominal_shape(graph.tensors[name].shape)) for name in names)
         if _WORKING_BYTES * (math.prod(shape) - declared) > MAX_TENSOR_BYTES:
             yield (
                 op.location,
@@ -104,13 +105,13 @@ def _working_problems(graph: Graph) -> Iterator[tuple[Location, str]]:
             )
 
 
-def _nominal(tensor: Tensor, batch: int) -> FixedShape:
-    return tuple(batch if length is None else length for length in tensor.shape)
+def _batched(tensor: Tensor) -> FixedShape:
+    return tuple(_BATCH if length is None else length for length in tensor.shape)
 
 
 def _tensor_problems(tensor: Tensor) -> Iterator[str]:
     where = f"tensor '{tensor.name}'"
-    shape = _nominal(tensor, 1)
+    shape = nominal_shape(tensor.shape)
     if any(not 0 <= length <= _MAX_LENGTH for length in shape) or None in tensor.shape[1:]:
         yield f"{where}: shape {list(tensor.shape)}"
     elif tensor.data is None and byte_count(tensor.dtype, shape) > MAX_TENSOR_BYTES:
@@ -162,7 +163,7 @@ def _operation_problems(op: Operation, graph: Graph) -> Iterator[str]:
                 pass
 
     def shape_of(name: str) -> FixedShape:
-        return _nominal(graph.tensors[name], _BATCH)
+        return _batched(graph.tensors[name])
 
     if isinstance(op, Softmax):
         rank = len(shape_of(op.input))
@@ -197,7 +198,7 @@ def _batch_problems(graph: Graph) -> Iterator[str]:
     """A symbolic batch stands on axis 0 of every activation, and no operation touches it."""
 
     def shape_of(name: str) -> FixedShape:
-        return _nominal(graph.tensors[name], _BATCH)
+        return _batched(graph.tensors[name])
 
     for name, tensor in graph.tensors.items():
         if (tensor.shape[:1] == (None,)) == tensor.is_constant:

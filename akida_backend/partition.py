@@ -127,9 +127,10 @@ def _best_region(
         candidate = candidates[i]
         if candidate.output in made or not inner.issuperset(candidate.inputs):
             continue
-        if _gives_potentials(candidate) or not potentials.isdisjoint(candidate.inputs):
-            if not (potentials.isdisjoint(candidate.inputs) or isinstance(candidate, Alias)):
-                continue
+        reads_potentials = not potentials.isdisjoint(candidate.inputs)
+        if reads_potentials and not isinstance(candidate, Alias):
+            continue
+        if reads_potentials or _gives_potentials(candidate):
             potentials.add(candidate.output)
         needed = wiring.needed_beyond(i, left)
         if not (needed <= {candidate.output} and _may_stand(candidate, start)):
